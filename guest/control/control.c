@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Misbehaves on request, to prove that the detectors of the debug cells are
+ * awake: what LKDTM has no crash type for.
+ *
+ *	insmod control.ko what=abba	two mutexes, taken in both orders
+ *	insmod control.ko what=atomic	sleeping under a spinlock
+ *	insmod control.ko what=leak	memory that nothing points to
+ *	insmod control.ko what=silence	lockdep switched off without a report
+ */
+#include <linux/debug_locks.h>
+#include <linux/delay.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+
+static char *what = "";
+module_param(what, charp, 0);
+
+static DEFINE_MUTEX(control_a);
+static DEFINE_MUTEX(control_b);
+
+static void control_abba(void)
+{
+	mutex_lock(&control_a);
+	mutex_lock(&control_b);
+	mutex_unlock(&control_b);
+	mutex_unlock(&control_a);
+
+	mutex_lock(&control_b);
+	mutex_lock(&control_a);
+	mutex_unlock(&control_a);
+	mutex_unlock(&control_b);
+}
+
+static void control_atomic(void)
+{
+	static DEFINE_SPINLOCK(lock);
+
+	spin_lock(&lock);
+	msleep(1);
+	spin_unlock(&lock);
+}
+
+static noinline int control_leak(void)
+{
+	int i;
+
+	/* More than one: a stale pointer on a stack may hide the last. */
+	for (i = 0; i < 16; i++) {
+		void *volatile p = kmalloc(192, GFP_KERNEL);
+
+		if (!p)
+			return -ENOMEM;
+		p = NULL;
+	}
+	return 0;
+}
+
+static int __init control_init(void)
+{
+	if (!strcmp(what, "abba"))
+		control_abba();
+	else if (!strcmp(what, "atomic"))
+		control_atomic();
+	else if (!strcmp(what, "leak"))
+		return control_leak();
+	else if (!strcmp(what, "silence"))
+		debug_locks = 0;
+	else
+		return -EINVAL;
+	return 0;
+}
+module_init(control_init);
+
+static void __exit control_exit(void)
+{
+}
+module_exit(control_exit);
+
+MODULE_DESCRIPTION("Positive controls for the kernel's detectors");
+MODULE_LICENSE("GPL");
