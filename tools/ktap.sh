@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the tests that are shell scripts: results in KTAP.
+
+KTAP_N=0 KTAP_FAILED=0
+
+plan() { printf 'KTAP version 1\n1..%s\n' "$1"; }
+
+# test_ FUNCTION DESCRIPTION: what the function prints explains its failure.
+test_()
+{
+	local why
+
+	KTAP_N=$((KTAP_N + 1))
+	if why=$("$1" 2>&1); then
+		printf 'ok %s %s\n' $KTAP_N "$2"
+	else
+		[ -z "$why" ] || sed 's/^/# /' <<< "$why"
+		printf 'not ok %s %s\n' $KTAP_N "$2"
+		KTAP_FAILED=$((KTAP_FAILED + 1))
+	fi
+}
+
+skip() { KTAP_N=$((KTAP_N + 1)); printf 'ok %s %s # SKIP %s\n' $KTAP_N "$1" "$2"; }
+bail() { printf 'Bail out! %s\n' "$1"; exit 1; }
+finish() { [ $KTAP_FAILED = 0 ]; exit; }
+
+# refused OUT WORDS COMMAND...: COMMAND, whose output goes to the file OUT, must
+# fail and say WORDS, in one sentence and at most the path of a log.
+refused()
+{
+	local out=$1 words=$2
+
+	shift 2
+	! "$@" > "$out" 2>&1 < /dev/null || { echo "it did not fail"; return 1; }
+	grep -qF -e "$words" "$out" || { echo "it said:"; cat "$out"; return 1; }
+	[ "$(grep -vc ': log: ' "$out")" = 1 ] || { echo "more than a sentence:"; cat "$out"; return 1; }
+}
+
+# interrupted SECONDS OUT COMMAND...: Ctrl-C (to the process group) after a time;
+# the status is that of COMMAND.
+interrupted()
+{
+	local pid
+
+	set -m
+	"${@:3}" > "$2" 2>&1 < /dev/null &
+	pid=$!
+	set +m
+	sleep "$1"
+	kill -INT -- "-$pid" 2> /dev/null || true
+	wait $pid
+}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the scripts in tools/: places, messages, and the few helpers that
+# more than one of them needs.
+
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+BUILD=$TOP/build
+LOGS=$BUILD/logs
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-dmabuf
+JOBS=${JOBS:-$(nproc)}
+export LC_ALL=C
+
+# The variables and the job server of the make that runs this are not meant for
+# the kernel's or QEMU's.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
+
+# The user's git configuration (hooks, signing, diff options) must not leak
+# into the queue, and nothing here ever needs a terminal.
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
+export GIT_EDITOR=true
+
+# ccache: shared by all clones and cells.  Cells are built in a child of their
+# source tree, so that every path that the compiler sees is relative and equal.
+export CCACHE_DIR=${CCACHE_DIR:-$CACHE/ccache}
+export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-12G}
+export CCACHE_NOHASHDIR=1
+export CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
+
+msg() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# die MESSAGE [LOG]: one sentence, the log's path if there is one, status 1.
+die()
+{
+	printf '%s: %s\n' "${0##*/}" "$1" >&2
+	[ -z "${2-}" ] || printf '%s: log: %s\n' "${0##*/}" "$2" >&2
+	exit "${DIE_STATUS:-1}"
+}
+
+# Ctrl-C is an ordinary way to stop: say so once, and let the EXIT traps clean.
+# What is running may have its output elsewhere, so that stderr is kept.
+exec {STDERR}>&2
+trap 'trap - INT TERM; printf "\n%s: interrupted\n" "${0##*/}" >&"$STDERR"; exit 130' INT
+trap 'trap - INT TERM; printf "%s: terminated\n" "${0##*/}" >&"$STDERR"; exit 143' TERM
+
+# need_space MIB DIR: refuse early, rather than break in the middle.
+need_space()
+{
+	local have
+
+	mkdir -p "$2" || die "cannot create $2"
+	have=$(df -Pm "$2" | awk 'NR == 2 { print $4 }')
+	[ "$have" -ge "$1" ] ||
+		die "not enough space: $1 MiB are needed in $2 and $have MiB are free"
+}
+
+# logged NAME COMMAND...: run quietly; the output is in $LOGS/NAME.log.
+logged()
+{
+	local log=$LOGS/$1.log
+
+	shift
+	mkdir -p "$LOGS"
+	"$@" >"$log" 2>&1 </dev/null
+}
+
+# locked NAME: one process at a time works on NAME, across all clones.
+locked()
+{
+	mkdir -p "$CACHE"
+	exec 9>"$CACHE/$1.lock"
+	flock -n 9 || { msg "waiting for another run that uses $1"; flock 9; }
+}
+
+# source_state DIR [PATH...]: what a result that is built from the git tree DIR
+# depends on: commit's files, uncommitted changes, and new files.
+source_state()
+{
+	local dir=$1
+
+	shift
+	git -C "$dir" ls-tree HEAD -- "$@"
+	git -C "$dir" diff --no-ext-diff --no-textconv --binary HEAD -- "$@"
+	git -C "$dir" ls-files -z --others --exclude-standard -- "$@" |
+		(cd "$dir" && xargs -0r sha256sum)
+}
