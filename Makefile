@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door; the work is done by the scripts in tools/.
+
+.NOTPARALLEL:
+.PHONY: help run check check-all tree export shell setup
+
+help:
+	@cat tools/help
+
+setup:
+	@tools/setup
+
+run: setup
+	@tools/tree
+	@tools/qemu > /dev/null
+	@tools/kernel plain > /dev/null
+	@tools/run-demo
+
+check: setup
+	@tools/check
+
+check-all: setup
+	@tools/check --all
+
+tree: setup
+	@tools/tree
+
+export:
+	@tools/export
+
+shell: setup
+	@tools/tree
+	@tools/vm -c $(or $(CELL),plain)
