@@ -453,11 +453,11 @@ static void check_lockdep(void)
 static void check_leaks(void)
 {
 	const char *path = "/sys/kernel/debug/kmemleak";
-	char line[256];
+	char line[4096];
 	FILE *leaks;
 	int n = 0;
 
-	if (access(path, F_OK))
+	if (!get("/proc/cmdline", line, sizeof(line)) || !strstr(line, "kmemleak=on"))
 		return;
 	sleep(LEAK_AGE_SECONDS);
 	/* If kmemleak has switched itself off (it ran out of memory), this fails. */
