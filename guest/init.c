@@ -455,7 +455,7 @@ static void check_leaks(void)
 	const char *path = "/sys/kernel/debug/kmemleak";
 	char line[4096];
 	FILE *leaks;
-	int n = 0;
+	int n = 0, lines = 0;
 
 	if (!get("/proc/cmdline", line, sizeof(line)) || !strstr(line, "kmemleak=on"))
 		return;
@@ -474,7 +474,9 @@ static void check_leaks(void)
 		line[strcspn(line, "\n")] = '\0';
 		if (!strncmp(line, "unreferenced object", 19))
 			n++;
-		note("kmemleak report: %s", line);
+		/* The first few say enough, and the console is slow. */
+		if (lines++ < 60)
+			note("kmemleak report: %s", line);
 	}
 	fclose(leaks);
 	if (n)

@@ -48,9 +48,13 @@ static noinline int control_leak(void)
 {
 	int i;
 
-	/* More than one: a stale pointer on a stack may hide the last. */
-	for (i = 0; i < 16; i++) {
-		void *volatile p = kmalloc(192, GFP_KERNEL);
+	/*
+	 * Many, because the arrays of free objects that SLUB keeps for each CPU go
+	 * on pointing to the last ones that were taken out; and zeroed, because
+	 * otherwise what is left of the freelist in each leads to the next.
+	 */
+	for (i = 0; i < 160; i++) {
+		void *volatile p = kzalloc(192, GFP_KERNEL);
 
 		if (!p)
 			return -ENOMEM;
