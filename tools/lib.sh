@@ -84,3 +84,18 @@ source_state()
 	git -C "$dir" ls-files -z --others --exclude-standard -- "$@" |
 		(cd "$dir" && xargs -0r sha256sum)
 }
+
+# kernel_headers TREE: install the uapi headers of build/TREE, say where they are.
+kernel_headers()
+{
+	local out=$BUILD/selftests/headers-$1
+
+	mkdir -p "$BUILD/selftests"
+	(
+		flock 7
+		logged "headers-$1" make -C "$BUILD/$1" O="$out" CC="ccache gcc" \
+			HOSTCC="ccache gcc" headers
+	) 7>"$BUILD/selftests/.headers.lock" ||
+		die "the headers of build/$1 could not be installed" "$LOGS/headers-$1.log"
+	echo "$out/usr/include"
+}
