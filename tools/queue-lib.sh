@@ -61,8 +61,7 @@ queue_patches()
 }
 
 # The titles of the mmap series, as far as they are written.
-titles() { sed -e '/^#/d' -e '/^$/d' -e '/^-- /,$d' "$PATCHES/TITLES"; }
-titles_to_come() { sed -e '1,/^-- /d' -e '/^#/d' -e '/^$/d' "$PATCHES/TITLES"; }
+titles() { sed -e '/^#/d' -e '/^$/d' "$PATCHES/TITLES"; }
 
 # The cover letter's own words: subject, empty line, text.  The shortlog and
 # the diffstat, which follow, are made anew by every export.

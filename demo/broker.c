@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * broker - hand out slices of a PCI device to other processes, and take them back
+ *
+ *	broker DDDD:BB:DD.F CLIENT
+ *
+ * Opens a device that is bound to vfio-pci, exports two slices of BAR 1, which
+ * has to be RAM (edu-plus has that), and one page of the registers in BAR 0, and
+ * passes them to processes of a user without privileges, each of which runs the
+ * program CLIENT. Then it revokes one slice, exports the range again to another
+ * client, and closes the device.
+ *
+ * The calls that all this is about are in export_slice(), map_write_combining()
+ * and revoke_slice(). Every line that is printed was checked before; if something is
+ * not as it should be, this says what, and exits with 1.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/dma-buf.h>
+#include <linux/vfio.h>
+
+#include "common.h"
+#include "protocol.h"
+
+#define SOCKET		"/run/broker"
+#define NOBODY		65534
+#define MIB		(1UL << 20)
+#define SLICE_SIZE	(64UL << 10)
+#define MAX_CLIENTS	4
+
+const char *program = "broker";
+
+/* What a client was given */
+struct client {
+	const char *name;
+	pid_t pid;
+	int sock;
+	/* The broker keeps the file descriptor, to revoke the DMABUF */
+	int dmabuf;
+	unsigned int bar;
+	off_t offset;
+	size_t size;
+	uint64_t value;
+};
+
+static int device, listener;
+static char device_file[64];
+static struct client clients[MAX_CLIENTS];
+
+/* A DMABUF of a part of a BAR; access is O_RDWR or O_RDONLY */
+static int export_slice(unsigned int bar, off_t offset, size_t size, int access)
+{
+	size_t argsz = sizeof(struct vfio_device_feature) +
+		       sizeof(struct vfio_device_feature_dma_buf) +
+		       sizeof(struct vfio_region_dma_range);
+	struct vfio_device_feature *feature = calloc(1, argsz);
+	struct vfio_device_feature_dma_buf *slice = (void *)feature->data;
+	int fd;
+
+	feature->argsz = argsz;
+	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
+	slice->region_index = bar;
+	slice->open_flags = access | O_CLOEXEC;
+	slice->nr_ranges = 1;
+	slice->dma_ranges[0].offset = offset;
+	slice->dma_ranges[0].length = size;
+	fd = ioctl(device, VFIO_DEVICE_FEATURE, feature);
+	if (fd < 0)
+		fail("export of a slice of BAR %u: %s", bar, strerror(errno));
+	free(feature);
+	return fd;
+}
+
+/* From now on mmap() of the DMABUF gives a write-combining mapping */
+static void map_write_combining(int dmabuf)
+{
+	size_t argsz = sizeof(struct vfio_device_feature) +
+		       sizeof(struct vfio_device_feature_dma_buf_memattr);
+	struct vfio_device_feature *feature = calloc(1, argsz);
+	struct vfio_device_feature_dma_buf_memattr *memattr = (void *)feature->data;
+
+	feature->argsz = argsz;
+	feature->flags = VFIO_DEVICE_FEATURE_SET |
+			 VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR;
+	memattr->dmabuf_fd = dmabuf;
+	memattr->memattr = VFIO_DEVICE_DMA_BUF_MEMATTR_WC;
+	if (ioctl(device, VFIO_DEVICE_FEATURE, feature))
+		fail("VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR: %s", strerror(errno));
+	free(feature);
+}
+
+/* Take a DMABUF away from everybody who has it, for good */
+static void revoke_slice(int dmabuf)
+{
+	struct vfio_pci_dmabuf_revoke revoke = {
+		.argsz = sizeof(revoke),
+		.dmabuf_fd = dmabuf,
+	};
+
+	if (ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke))
+		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(errno));
+	if (!ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ||
+	    errno != EBADFD)
+		fail("a second revoke should give EBADFD");
+}
+
+static void listen_for_clients(void)
+{
+	struct sockaddr_un address = {
+		.sun_family = AF_UNIX,
+		.sun_path = SOCKET,
+	};
+
+	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	unlink(SOCKET);
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) ||
+	    chmod(SOCKET, 0666) || listen(listener, 1))
+		fail("%s: %s", SOCKET, strerror(errno));
+}
+
+static void expect_reply(struct client *client)
+{
+	struct reply reply;
+
+	if (recv(client->sock, &reply, sizeof(reply), 0) != sizeof(reply))
+		fail("the client %s has gone", client->name);
+	if (strncmp(reply.name, client->name, sizeof(reply.name)))
+		fail("%.16s answers for %s", reply.name, client->name);
+}
+
+/* Run the client's program as a user who may do nothing, wait for its call */
+static void start_client(struct client *client, const char *path)
+{
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	client->pid = fork();
+	if (!client->pid) {
+		if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
+		    setresuid(NOBODY, NOBODY, NOBODY))
+			fail("the privileges cannot be dropped: %s",
+			     strerror(errno));
+		execl(path, path, SOCKET, client->name, device_file, NULL);
+		fail("%s: %s", path, strerror(errno));
+	}
+
+	client->sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (client->sock < 0 ||
+	    getsockopt(client->sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) ||
+	    peer.pid != client->pid || peer.uid != NOBODY)
+		fail("somebody else called in place of %s", client->name);
+	expect_reply(client);
+}
+
+static void tell(struct client *client, enum command command)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {
+		.header = {
+			.cmsg_len = CMSG_LEN(sizeof(int)),
+			.cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+		},
+	};
+	struct request request = {
+		.command = command,
+		.size = client->size,
+		.value = client->value,
+	};
+	struct iovec iov = { &request, sizeof(request) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (command == COMMAND_MAP) {
+		memcpy(CMSG_DATA(&control.header), &client->dmabuf, sizeof(int));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+	}
+	if (sendmsg(client->sock, &msg, MSG_NOSIGNAL) != sizeof(request))
+		fail("the client %s has gone", client->name);
+	expect_reply(client);
+}
+
+/* The first word of each page of the client's slice, not by way of a mapping */
+static void fill(struct client *client)
+{
+	off_t start = region_offset(device, client->bar, 0) + client->offset;
+	unsigned long i, page = sysconf(_SC_PAGESIZE);
+	uint64_t value;
+
+	for (i = 0; i < client->size / page; i++) {
+		value = page_value(client->value, i);
+		if (pwrite(device, &value, sizeof(value), start + i * page) !=
+		    sizeof(value))
+			fail("BAR %u cannot be written", client->bar);
+	}
+}
+
+static void expect_filled(struct client *client)
+{
+	off_t start = region_offset(device, client->bar, 0) + client->offset;
+	unsigned long i, page = sysconf(_SC_PAGESIZE);
+	uint64_t value;
+
+	for (i = 0; i < client->size / page; i++)
+		if (pread(device, &value, sizeof(value), start + i * page) !=
+		    sizeof(value) || value != page_value(client->value, i))
+			fail("page %lu of BAR %u is not what %s wrote", i,
+			     client->bar, client->name);
+}
+
+static void hand_out(struct client *client, const char *path, int access)
+{
+	start_client(client, path);
+	client->dmabuf = export_slice(client->bar, client->offset, client->size,
+				      access);
+	/* Shown in /proc/PID/maps */
+	if (ioctl(client->dmabuf, DMA_BUF_SET_NAME, client->name))
+		fail("DMA_BUF_SET_NAME: %s", strerror(errno));
+}
+
+static void show_maps(const char *state, unsigned int nr)
+{
+	char line[256], name[64];
+	unsigned int i;
+
+	printf("broker: %s\n", state);
+	for (i = 0; i < nr; i++) {
+		snprintf(name, sizeof(name), " /dmabuf:%s", clients[i].name);
+		if (!maps_line(clients[i].pid, name, line, sizeof(line)))
+			fail("/proc/%d/maps shows no mapping called%s",
+			     (int)clients[i].pid, name);
+		if (!strstr(line, i == 1 ? " r--s " : " rw-s "))
+			fail("the access of %s is wrong: %s", clients[i].name,
+			     line);
+		printf("    %d: %s\n", (int)clients[i].pid, line);
+	}
+}
+
+static void expect_exit(struct client *client)
+{
+	int status;
+
+	tell(client, COMMAND_EXIT);
+	if (waitpid(client->pid, &status, 0) != client->pid || status)
+		fail("the client %s ends with status 0x%x", client->name, status);
+	/* Not to be killed any more */
+	client->pid = 0;
+}
+
+static void kill_clients(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < MAX_CLIENTS; i++)
+		if (clients[i].pid > 0)
+			kill(clients[i].pid, SIGKILL);
+}
+
+int main(int argc, char **argv)
+{
+	struct client *registers = &clients[0], *reader = &clients[1];
+	struct client *writer = &clients[2], *writer2 = &clients[3];
+	unsigned int i;
+	int number;
+
+	if (argc != 3)
+		fail("usage: broker DDDD:BB:DD.F CLIENT");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	atexit(kill_clients);
+
+	*registers = (struct client) { .name = REGISTERS,
+		.bar = VFIO_PCI_BAR0_REGION_INDEX, .offset = 0,
+		.size = sysconf(_SC_PAGESIZE), .value = 0x12345678 };
+	*reader = (struct client) { .name = READER,
+		.bar = VFIO_PCI_BAR1_REGION_INDEX, .offset = 2 * MIB,
+		.size = SLICE_SIZE, .value = 0xfeed000000000000 };
+	*writer = (struct client) { .name = WRITER,
+		.bar = VFIO_PCI_BAR1_REGION_INDEX, .offset = 1 * MIB,
+		.size = SLICE_SIZE, .value = 0x5eed000000000000 };
+	*writer2 = *writer;
+	writer2->name = WRITER2;
+	writer2->value = 0xbeef000000000000;
+
+	number = vfio_number(argv[1]);
+	device = open_device(number);
+	snprintf(device_file, sizeof(device_file), "/dev/vfio/devices/vfio%d",
+		 number);
+	set_memory_decode(device, true);
+	region_offset(device, VFIO_PCI_BAR1_REGION_INDEX, 4 * MIB);
+	listen_for_clients();
+	printf("broker: I own %s, my clients run as user %d and cannot open %s\n",
+	       argv[1], NOBODY, device_file);
+
+	hand_out(registers, argv[2], O_RDWR);
+	hand_out(reader, argv[2], O_RDONLY);
+	hand_out(writer, argv[2], O_RDWR);
+	map_write_combining(writer->dmabuf);
+	fill(reader);
+	printf("broker: a page of BAR 0 for \"registers\"; 64 KiB of BAR 1 each for \"reader\", read-only, and \"writer\", write-combining\n");
+	for (i = 0; i < 3; i++)
+		tell(&clients[i], COMMAND_MAP);
+	expect_filled(writer);
+	show_maps("pread() of the device finds what the writer wrote; this is what the clients have mapped:", 3);
+
+	revoke_slice(writer->dmabuf);
+	printf("broker: I revoked the writer's slice\n");
+	tell(writer, COMMAND_GONE);
+	tell(registers, COMMAND_WORK);
+	tell(reader, COMMAND_WORK);
+	printf("broker: the registers and the reader's slice still work\n");
+
+	hand_out(writer2, argv[2], O_RDWR);
+	printf("broker: I exported the range again, to another client\n");
+	tell(writer2, COMMAND_MAP);
+	expect_filled(writer2);
+	tell(writer, COMMAND_GONE);
+
+	if (ioctl(device, VFIO_DEVICE_RESET))
+		fail("VFIO_DEVICE_RESET: %s", strerror(errno));
+	tell(registers, COMMAND_WORK);
+	tell(reader, COMMAND_WORK);
+	tell(writer2, COMMAND_WORK);
+	printf("broker: I reset the device, and what was not revoked works again\n");
+	tell(writer, COMMAND_GONE);
+
+	close(device);
+	printf("broker: I closed the device\n");
+	for (i = 0; i < MAX_CLIENTS; i++)
+		tell(&clients[i], COMMAND_GONE);
+	for (i = 0; i < MAX_CLIENTS; i++)
+		expect_exit(&clients[i]);
+	printf("broker: all is gone, and the clients ended well\n");
+	unlink(SOCKET);
+	return 0;
+}
