@@ -25,6 +25,7 @@ export GIT_EDITOR=true
 export CCACHE_DIR=${CCACHE_DIR:-$CACHE/ccache}
 export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-12G}
 export CCACHE_NOHASHDIR=1
+export CCACHE_PREFIX_CPP=${CCACHE_PREFIX_CPP-$TOP/tools/cpp}
 export CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
 
 msg() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
