@@ -255,6 +255,15 @@ static void bind_device(char *arg)
 	setenv(name, bdf, 1);
 }
 
+static void load_modules(char *names)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "depmod && modprobe -a %s", names);
+	if (system(command))
+		give_up("the modules cannot be loaded: %s", names);
+}
+
 static void configure(void)
 {
 	char line[4096];
@@ -273,6 +282,8 @@ static void configure(void)
 			shell = !strcmp(value, "shell");
 		else if (!strcmp(line, "timeout"))
 			timeout_seconds = atol(value);
+		else if (!strcmp(line, "modules"))
+			load_modules(value);
 		else if (!strcmp(line, "device"))
 			bind_device(value);
 		else if (!strcmp(line, "size"))

@@ -6,10 +6,13 @@
  *	insmod control.ko what=abba	two mutexes, taken in both orders
  *	insmod control.ko what=atomic	sleeping under a spinlock
  *	insmod control.ko what=leak	memory that nothing points to
+ *	insmod control.ko what=race	two threads that count in the same variable
  *	insmod control.ko what=silence	lockdep switched off without a report
  */
 #include <linux/debug_locks.h>
 #include <linux/delay.h>
+#include <linux/err.h>
+#include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
@@ -63,6 +66,31 @@ static noinline int control_leak(void)
 	return 0;
 }
 
+static int control_count(void *count)
+{
+	while (!kthread_should_stop()) {
+		++*(unsigned int *)count;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int control_race(void)
+{
+	static unsigned int count;
+	struct task_struct *a, *b;
+
+	a = kthread_run(control_count, &count, "control_a");
+	if (IS_ERR(a))
+		return PTR_ERR(a);
+	b = kthread_run(control_count, &count, "control_b");
+	ssleep(5);
+	if (!IS_ERR(b))
+		kthread_stop(b);
+	kthread_stop(a);
+	return PTR_ERR_OR_ZERO(b);
+}
+
 static int __init control_init(void)
 {
 	if (!strcmp(what, "abba"))
@@ -71,6 +99,8 @@ static int __init control_init(void)
 		control_atomic();
 	else if (!strcmp(what, "leak"))
 		return control_leak();
+	else if (!strcmp(what, "race"))
+		return control_race();
 	else if (!strcmp(what, "silence"))
 		debug_locks = 0;
 	else
