@@ -101,3 +101,16 @@ kernel_headers()
 		die "the headers of build/$1 could not be installed" "$LOGS/headers-$1.log"
 	echo "$out/usr/include"
 }
+
+# control_module CELL: build the module that makes detectors fire, say where it is.
+control_module()
+{
+	local out=$BUILD/controls/$1
+
+	rm -rf "$out"
+	mkdir -p "$out"
+	cp "$TOP"/guest/control/* "$out/"
+	logged "controls-$1" make -C "$BUILD/kernel/$1" M="$out" CC="ccache gcc" modules ||
+		die "the control module does not build against cell $1" "$LOGS/controls-$1.log"
+	echo "$out/control.ko"
+}
