@@ -9,6 +9,7 @@ BUILD=$TOP/build
 LOGS=$BUILD/logs
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-dmabuf
 JOBS=${JOBS:-$(nproc)}
+ARCH=x86 CROSS=
 export LC_ALL=C
 
 # The variables and the job server of the make that runs this are not meant for
@@ -87,16 +88,43 @@ source_state()
 		(cd "$dir" && xargs -0r sha256sum)
 }
 
-# kernel_headers TREE: install the uapi headers of build/TREE, say where they are.
+# The architectures, by their names in the kernel: what it takes to build for them.
+# The cross compilers are of the packages in tools/setup.
+arch()
+{
+	ARCH=$1 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
+	case $1 in
+	x86)	;;
+	i386)	CROSS=i686-linux-gnu- ;;
+	arm64)	CROSS=aarch64-linux-gnu- IMAGE=arch/arm64/boot/Image EMULATOR=aarch64 ;;
+	*)	die "there is no architecture '$1' here" ;;
+	esac
+}
+
+# arch_of CELL: that of the cell's first fragment.
+arch_of()
+{
+	local fragment
+
+	fragment=$(awk -v cell="$1" '$1 == cell { print $3 }' "$TOP/configs/cells")
+	case $fragment in
+	i386|arm64) arch "$fragment" ;;
+	*) arch x86 ;;
+	esac
+}
+
+# kernel_headers TREE: install the uapi headers of build/TREE for $ARCH, say where they
+# are.
 kernel_headers()
 {
 	local out=$BUILD/selftests/headers-$1
 
+	[ "$ARCH" = x86 ] || out+=-$ARCH
 	mkdir -p "$BUILD/selftests"
 	(
 		flock 7
-		logged "headers-$1" make -C "$BUILD/$1" O="$out" CC="ccache gcc" \
-			HOSTCC="ccache gcc" headers
+		logged "headers-$1" make -C "$BUILD/$1" O="$out" ARCH="$ARCH" CROSS_COMPILE="$CROSS" \
+			CC="ccache ${CROSS}gcc" HOSTCC="ccache gcc" headers
 	) 7>"$BUILD/selftests/.headers.lock" ||
 		die "the headers of build/$1 could not be installed" "$LOGS/headers-$1.log"
 	echo "$out/usr/include"
