@@ -138,7 +138,7 @@ control_module()
 	rm -rf "$out"
 	mkdir -p "$out"
 	cp "$TOP"/guest/control/* "$out/"
-	logged "controls-$1" make -C "$BUILD/kernel/$1" M="$out" CC="ccache gcc" modules ||
+	logged "controls-$1" make -C "$BUILD/kernel/$1" M="$out" CC="ccache gcc" PAHOLE=none modules ||
 		die "the control module does not build against cell $1" "$LOGS/controls-$1.log"
 	echo "$out/control.ko"
 }
