@@ -9,7 +9,7 @@ BUILD=$TOP/build
 LOGS=$BUILD/logs
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-dmabuf
 JOBS=${JOBS:-$(nproc)}
-ARCH=x86 CROSS=
+ARCH=x86 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
 export LC_ALL=C
 
 # The variables and the job server of the make that runs this are not meant for
