@@ -2,7 +2,7 @@
 # The front door; the work is done by the scripts in tools/.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all tree export shell setup
+.PHONY: help run check check-all bench tree export shell setup
 
 help:
 	@cat tools/help
@@ -21,6 +21,12 @@ check: setup
 
 check-all: setup
 	@tools/check --all
+
+bench: setup
+	@tools/setup bench
+	@tools/tree
+	@tools/qemu > /dev/null
+	@tools/bench $(ROUNDS)
 
 tree: setup
 	@tools/tree
