@@ -2,7 +2,7 @@
 # The front door; the work is done by the scripts in tools/.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all bench tree export shell setup
+.PHONY: help run check check-all soak bench tree export shell setup
 
 help:
 	@cat tools/help
@@ -21,6 +21,9 @@ check: setup
 
 check-all: setup
 	@tools/check --all
+
+soak: setup
+	@tools/check --soak
 
 bench: setup
 	@tools/setup bench

@@ -88,8 +88,9 @@ source_state()
 		(cd "$dir" && xargs -0r sha256sum)
 }
 
-# The architectures, by their names in the kernel: what it takes to build for them.
-# The cross compilers are of the packages in tools/setup.
+# The architectures, by their names in the kernel: what it takes to build for them, and
+# for those that are booted the image and QEMU's name.  The cross compilers are of the
+# packages in tools/setup.
 arch()
 {
 	ARCH=$1 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
@@ -97,6 +98,9 @@ arch()
 	x86)	;;
 	i386)	CROSS=i686-linux-gnu- ;;
 	arm64)	CROSS=aarch64-linux-gnu- IMAGE=arch/arm64/boot/Image EMULATOR=aarch64 ;;
+	s390)	CROSS=s390x-linux-gnu- ;;
+	powerpc) CROSS=powerpc64le-linux-gnu- ;;
+	riscv)	CROSS=riscv64-linux-gnu- ;;
 	*)	die "there is no architecture '$1' here" ;;
 	esac
 }
