@@ -146,3 +146,18 @@ control_module()
 		die "the control module does not build against cell $1" "$LOGS/controls-$1.log"
 	echo "$out/control.ko"
 }
+
+# bench_programs: build bench/ into build/bench, with the library and the headers of the
+# patched tree, which run on the base.
+bench_programs()
+{
+	local headers
+
+	headers=$(kernel_headers linux) || exit
+	mkdir -p "$BUILD/bench"
+	(
+		flock 7
+		logged bench-build make -C "$TOP/bench" TREE="$BUILD/linux" HEADERS="$headers" OUTPUT="$BUILD/bench" \
+			CC="ccache gcc" -j"$JOBS"
+	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks could not be built" "$LOGS/bench-build.log"
+}
