@@ -5,13 +5,13 @@ KTAP_N=0 KTAP_FAILED=0
 
 plan() { printf 'KTAP version 1\n1..%s\n' "$1"; }
 
-# test_ FUNCTION DESCRIPTION: what the function prints explains its failure.
+# test_ FUNCTION DESCRIPTION [ARGUMENT...]: what the function prints explains its failure.
 test_()
 {
 	local why
 
 	KTAP_N=$((KTAP_N + 1))
-	if why=$("$1" 2>&1); then
+	if why=$("$1" "${@:3}" 2>&1); then
 		printf 'ok %s %s\n' $KTAP_N "$2"
 	else
 		[ -z "$why" ] || sed 's/^/# /' <<< "$why"

@@ -5,7 +5,7 @@
 # The tests put a tree and patches of their own here.
 TREE=${QUEUE_TREE:-$BUILD/linux}
 PATCHES=${QUEUE_PATCHES:-$TOP/patches}
-QUEUES=(prereq mmap selftests followup)
+QUEUES=(mm x86 fixes prep mmap selftests followup)
 COVER=0000-cover-letter.patch
 STATE=$TREE/.git/queue-state
 
@@ -60,8 +60,30 @@ queue_patches()
 	[ ! -d "$1/$2" ] || find "$1/$2" -name '*.patch' ! -name "$COVER" | sort
 }
 
-# The titles of the mmap series, as far as they are written.
-titles() { sed -e '/^#/d' -e '/^$/d' "$PATCHES/TITLES"; }
+# A queue begins with an empty commit, its border: the message is the cover letter, and
+# ends with "Queue: NAME".  Without a text it has a subject only, and there is no letter.
+
+# queues REPO [COMMIT]: for each queue its name, its border and its last commit
+queues()
+{
+	git -C "$1" log --reverse --topo-order --format='%H %(trailers:key=Queue,valueonly,separator=%x2C)' \
+		"base..${2:-HEAD}" | awk '
+	NF > 1 { if (name) print name, border, last; name = $2; border = $1 }
+	{ last = $1 }
+	END { if (name) print name, border, last }'
+}
+
+# queue_end REPO QUEUE: its last commit
+queue_end() { queues "$1" | awk -v queue="$2" '$1 == queue { print $3 }'; }
+
+# letter REPO BORDER: the cover letter; nothing if there is none
+letter()
+{
+	local text
+
+	text=$(git -C "$1" log -1 --format=%B "$2" | sed '/^Queue: [a-z0-9]*$/d' | git stripspace)
+	[[ $text != *$'\n'* ]] || printf '%s\n' "$text"
+}
 
 # The cover letter's own words: subject, empty line, text.  The shortlog and
 # the diffstat, which follow, are made anew by every export.
@@ -145,41 +167,48 @@ check_names()
 	done
 }
 
-# apply DIR REPO QUEUE...: turn the queues in DIR into commits in REPO, which
-# has the base at HEAD, and tag the end of each.  Strict: context must match.
-# No file is checked out but those that patches touch.
+# border DIR REPO QUEUE: commit what the queue begins with.  It is as old as the letter,
+# or as the first patch, and from its author.
+border()
+{
+	local mail=$1/$3/$COVER message=$SCRATCH/border commit
+	local -A from=()
+
+	if [ -f "$mail" ]; then
+		cover_text "$mail" > "$message"
+	else
+		mail=$(queue_patches "$1" "$3" | head -n 1)
+		echo "$3" > "$message"
+	fi
+	printf '\nQueue: %s\n' "$3" >> "$message"
+	while IFS=' ' read -r key value; do
+		from[$key]=$value
+	done < <(git mailinfo /dev/null /dev/null < "$mail" | grep .)
+	commit=$(GIT_AUTHOR_NAME=${from[Author:]-} GIT_AUTHOR_EMAIL=${from[Email:]-} GIT_AUTHOR_DATE=${from[Date:]-} \
+		GIT_COMMITTER_DATE=${from[Date:]-} git -C "$2" commit-tree -p HEAD -F "$message" 'HEAD^{tree}') ||
+		die "$(short "$mail") cannot be made a commit"
+	git -C "$2" update-ref HEAD "$commit"
+}
+
+# apply DIR REPO: turn the queues in DIR into commits in REPO, which has the base at
+# HEAD.  Strict: context must match.  No file is checked out but those that patches touch.
 apply()
 {
 	local dir=$1 repo=$2 queue files next
 
-	shift 2
 	git -C "$repo" read-tree HEAD
 	: > "$LOGS/git-am.log"
-	for queue; do
+	for queue in "${QUEUES[@]}"; do
 		check_names "$dir" "$queue"
 		mapfile -t files < <(queue_patches "$dir" "$queue")
-		if [ ${#files[@]} -gt 0 ] &&
-		   ! git -C "$repo" am --no-3way --keep-cr --committer-date-is-author-date \
+		[ ${#files[@]} -gt 0 ] || continue
+		border "$dir" "$repo" "$queue"
+		if ! git -C "$repo" am --no-3way --keep-cr --committer-date-is-author-date \
 			"${files[@]}" >> "$LOGS/git-am.log" 2>&1 < /dev/null; then
 			next=$(cat "$repo/.git/rebase-apply/next" 2>/dev/null || echo 1)
 			die "$(short "${files[next - 1]}") does not apply" "$LOGS/git-am.log"
 		fi
-		[ "$queue" != followup ] || [ ${#files[@]} -gt 0 ] || continue
-		if [ "$queue" = mmap ] && [ -f "$dir/mmap/$COVER" ]; then
-			cover_text "$dir/mmap/$COVER" | tag_cover "$repo" HEAD
-		else
-			git -C "$repo" tag -f "$queue" > /dev/null
-		fi
 	done
-}
-
-# tag_cover REPO COMMIT: the tag mmap, with the cover letter's text from stdin.
-tag_cover()
-{
-	local date
-
-	date=$(git -C "$1" log -1 --format=%ad --date=raw "$2")
-	GIT_COMMITTER_DATE=$date git -C "$1" tag -f -a --cleanup=whitespace -F - mmap "$2" > /dev/null
 }
 
 # Nothing may be thrown away, and nothing half-done taken for done.
