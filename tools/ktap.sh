@@ -5,7 +5,7 @@ KTAP_N=0 KTAP_FAILED=0
 
 plan() { printf 'KTAP version 1\n1..%s\n' "$1"; }
 
-# test_ FUNCTION DESCRIPTION [ARGUMENT...]: what the function prints explains its failure.
+# test_ FUNCTION DESCRIPTION [ARGUMENT...]: run a test.  The output of FUNCTION explains its failure.
 test_()
 {
 	local why
@@ -24,8 +24,8 @@ skip() { KTAP_N=$((KTAP_N + 1)); printf 'ok %s %s # SKIP %s\n' $KTAP_N "$1" "$2"
 bail() { printf 'Bail out! %s\n' "$1"; exit 1; }
 finish() { [ $KTAP_FAILED = 0 ]; exit; }
 
-# refused OUT WORDS COMMAND...: COMMAND, whose output goes to the file OUT, must
-# fail and say WORDS, in one sentence and at most the path of a log.
+# refused OUT WORDS COMMAND...: COMMAND must fail, and its output, which goes to the file
+# OUT, must contain WORDS and consist of one sentence and at most the path of a log.
 refused()
 {
 	local out=$1 words=$2
@@ -36,8 +36,8 @@ refused()
 	[ "$(grep -vc ': log: ' "$out")" = 1 ] || { echo "more than a sentence:"; cat "$out"; return 1; }
 }
 
-# interrupted SECONDS OUT COMMAND...: Ctrl-C (to the process group) after a time;
-# the status is that of COMMAND.
+# interrupted SECONDS OUT COMMAND...: send SIGINT to the process group after SECONDS, as
+# Ctrl-C does, and return the status of COMMAND.
 interrupted()
 {
 	local pid

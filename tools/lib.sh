@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by the scripts in tools/: places, messages, and the few helpers that
-# more than one of them needs.
+# Sourced by the scripts in tools/: paths, messages, and shared helpers.
 
 set -euo pipefail
 
@@ -12,27 +11,27 @@ JOBS=${JOBS:-$(nproc)}
 ARCH=x86 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
 export LC_ALL=C
 
-# The variables and the job server of the make that runs this are not meant for
-# the kernel's or QEMU's.
+# The variables and the job server of a calling make must not reach the builds of the
+# kernel and QEMU.
 unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
 
-# The user's git configuration (hooks, signing, diff options) must not leak
-# into the queue, and nothing here ever needs a terminal.
+# The user's git configuration (hooks, signing, diff options) must not affect the
+# queue, and git must not prompt.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
 export GIT_EDITOR=true
 
-# ccache: shared by all clones and cells.  Cells are built in a child of their
-# source tree, so that every path that the compiler sees is relative and equal.
+# All clones and cells share ccache.  Cells are built in a child of their source tree, so
+# that the compiler sees the same relative paths everywhere.
 export CCACHE_DIR=${CCACHE_DIR:-$CACHE/ccache}
 export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-12G}
 export CCACHE_NOHASHDIR=1
-# It takes the headers from the compiler: preprocessing costs a third of the time.
+# Take the headers from the compiler: running the preprocessor costs a third of the time.
 export CCACHE_DEPEND=${CCACHE_DEPEND-1}
 export CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
 
 msg() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# die MESSAGE [LOG]: one sentence, the log's path if there is one, status 1.
+# die MESSAGE [LOG]: print one sentence and the path of the log, and exit with 1.
 die()
 {
 	printf '%s: %s\n' "${0##*/}" "$1" >&2
@@ -40,13 +39,13 @@ die()
 	exit "${DIE_STATUS:-1}"
 }
 
-# Ctrl-C is an ordinary way to stop: say so once, and let the EXIT traps clean.
-# What is running may have its output elsewhere, so that stderr is kept.
+# Ctrl-C: print one message, and let the EXIT traps clean up.  The saved stderr is used,
+# because the running command may have redirected it.
 exec {STDERR}>&2
 trap 'trap - INT TERM; printf "\n%s: interrupted\n" "${0##*/}" >&"$STDERR"; exit 130' INT
 trap 'trap - INT TERM; printf "%s: terminated\n" "${0##*/}" >&"$STDERR"; exit 143' TERM
 
-# need_space MIB DIR: refuse early, rather than break in the middle.
+# need_space MIB DIR: fail now if DIR has less free space.
 need_space()
 {
 	local have
@@ -54,10 +53,10 @@ need_space()
 	mkdir -p "$2" || die "cannot create $2"
 	have=$(df -Pm "$2" | awk 'NR == 2 { print $4 }')
 	[ "$have" -ge "$1" ] ||
-		die "not enough space: $1 MiB are needed in $2 and $have MiB are free"
+		die "not enough space in $2: $1 MiB are needed, $have MiB are free"
 }
 
-# logged NAME COMMAND...: run quietly; the output is in $LOGS/NAME.log.
+# logged NAME COMMAND...: run COMMAND with its output in $LOGS/NAME.log.
 logged()
 {
 	local log=$LOGS/$1.log
@@ -67,7 +66,7 @@ logged()
 	"$@" >"$log" 2>&1 </dev/null
 }
 
-# locked NAME: one process at a time works on NAME, across all clones.
+# locked NAME: take a lock that all clones share, until this script ends.
 locked()
 {
 	mkdir -p "$CACHE"
@@ -75,8 +74,8 @@ locked()
 	flock -n 9 || { msg "waiting for another run that uses $1"; flock 9; }
 }
 
-# source_state DIR [PATH...]: what a result that is built from the git tree DIR
-# depends on: commit's files, uncommitted changes, and new files.
+# source_state DIR [PATH...]: print everything in the git tree DIR that a build depends
+# on: the files of HEAD, uncommitted changes, and new files.
 source_state()
 {
 	local dir=$1
@@ -88,9 +87,9 @@ source_state()
 		(cd "$dir" && xargs -0r sha256sum)
 }
 
-# The architectures, by their names in the kernel: what it takes to build for them, and
-# for those that are booted the image and QEMU's name.  The cross compilers are of the
-# packages in tools/setup.
+# arch NAME: set the variables for building for an architecture (the kernel's name) and,
+# if it is booted, the image and QEMU's name of it.  tools/setup lists the packages of
+# the cross compilers.
 arch()
 {
 	ARCH=$1 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
@@ -101,11 +100,11 @@ arch()
 	s390)	CROSS=s390x-linux-gnu- ;;
 	powerpc) CROSS=powerpc64le-linux-gnu- ;;
 	riscv)	CROSS=riscv64-linux-gnu- ;;
-	*)	die "there is no architecture '$1' here" ;;
+	*)	die "unknown architecture '$1'" ;;
 	esac
 }
 
-# arch_of CELL: that of the cell's first fragment.
+# arch_of CELL: call arch() for the cell, whose first fragment names the architecture.
 arch_of()
 {
 	local fragment
@@ -117,8 +116,8 @@ arch_of()
 	esac
 }
 
-# kernel_headers TREE: install the uapi headers of build/TREE for $ARCH, say where they
-# are.
+# kernel_headers TREE: install the uapi headers of build/TREE for $ARCH and print their
+# path.
 kernel_headers()
 {
 	local out=$BUILD/selftests/headers-$1
@@ -134,7 +133,7 @@ kernel_headers()
 	echo "$out/usr/include"
 }
 
-# control_module CELL: build the module that makes detectors fire, say where it is.
+# control_module CELL: build the module that triggers the detectors, and print its path.
 control_module()
 {
 	local out=$BUILD/controls/$1
@@ -147,8 +146,8 @@ control_module()
 	echo "$out/control.ko"
 }
 
-# bench_programs: build bench/ into build/bench, with the library and the headers of the
-# patched tree, which run on the base.
+# bench_programs: build bench/ into build/bench, with the library and headers of the
+# patched tree.  The programs also run on the base.
 bench_programs()
 {
 	local headers
@@ -159,5 +158,5 @@ bench_programs()
 		flock 7
 		logged bench-build make -C "$TOP/bench" TREE="$BUILD/linux" HEADERS="$headers" OUTPUT="$BUILD/bench" \
 			CC="ccache gcc" -j"$JOBS"
-	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks could not be built" "$LOGS/bench-build.log"
+	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks do not build" "$LOGS/bench-build.log"
 }
