@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# The front door; the work is done by the scripts in tools/.
+# The entry points; the scripts in tools/ do the work.
 
 .NOTPARALLEL:
 .PHONY: help run check check-all soak bench tree export shell setup

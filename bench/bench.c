@@ -2,19 +2,19 @@
 /*
  * bench ROUNDS [BDF]
  *
- * Count the instructions that mappings of a BAR and DMABUFs cost.  For a guest under
- * -icount shift=0,sleep=off, with one processor: its clock counts instructions then.
- * Runs on a kernel without the series, too, and with any edu-plus.
+ * Count the instructions that mappings of a BAR and DMABUFs take, in a guest with one
+ * processor under -icount shift=0,sleep=off, where the clock counts instructions.  The
+ * program also runs on a kernel without the series.  It needs an edu-plus.
  *
- * Each result is a line: metric, parameter, value, with tabs between them.  The value
- * is the least of ROUNDS rounds (an interrupt can only add to it), less what an empty
- * measurement takes, or "absent" if the kernel or the device does not have it.  Lines
- * with # are for people.  The last line is "# end".
+ * Each result is a line with metric, parameter and value, separated by tabs.  The value is
+ * the minimum of ROUNDS rounds (interrupts only add to it) minus an empty measurement, or
+ * "absent" if the kernel or the device does not support the operation.  Lines that begin
+ * with # are comments.  The last line is "# end".
  *
- * Between two looks at the clock there is nothing but what is measured.  Where that is
- * small it is done several times, and the value is that of one.
+ * Only the measured operation runs between two reads of the clock.  Short operations run
+ * several times, and the value is that of one.
  *
- * window() and bench_mapping_bytes() are different, and say how.
+ * window() and bench_mapping_bytes() measure differently; see their comments.
  */
 #include <limits.h>
 #include <stdint.h>
@@ -32,25 +32,25 @@
 
 #include <libvfio.h>
 
-/* 4 KiB faults that are measured together */
+/* Number of 4 KiB faults in one measurement */
 #define FAULTS		256
-/* So many times what costs a few thousand instructions */
+/* Repetitions of operations that take a few thousand instructions */
 #define BATCH		16
 #define MAX_SPANS	65536
 #define MAX_BUFFERS	1000
 #define MIN_ROUNDS	10
-/* Pairs of mmap() and munmap() that are counted with what they defer */
+/* Pairs of mmap() and munmap() that are measured with their deferred work */
 #define PAIRS		10000
-/* Nanoseconds in which all of that has to end; with 500 ms or 8 s the result is the same */
+/* Nanoseconds for these; the result is the same with 500 ms and with 8 s */
 #define WINDOW		1000000000ULL
-/* Mappings whose memory is measured */
+/* Number of mappings whose memory is measured */
 #define MAPPINGS	10000
 
 static struct vfio_pci_device *device;
 static unsigned int rounds;
 static size_t page;
 
-/* The BAR of memory, its size, and where it is in the device file */
+/* The RAM BAR, its size, and its offset in the device file */
 static int ram;
 static u64 ram_size;
 static u64 ram_offset;
@@ -58,7 +58,7 @@ static u64 ram_offset;
 /* The value of PCI_COMMAND with memory enabled */
 static u16 command;
 
-/* Instructions per unit of the clock, and units that an empty measurement takes */
+/* Instructions per clock unit, and clock units of an empty measurement */
 static double scale;
 static u64 empty;
 
@@ -86,7 +86,7 @@ static void absent(const char *metric, u64 parameter)
 	printf("%s\t%llu\tabsent\n", metric, (unsigned long long)parameter);
 }
 
-/* Two instructions, @n times */
+/* A loop of two instructions, @n times */
 static noinline void spin(unsigned long n)
 {
 #if defined(__x86_64__)
@@ -112,9 +112,9 @@ static void calibrate(void)
 		fclose(file);
 	}
 #ifdef __x86_64__
-	/* Or "tsc-early". The others have steps of 10 and 279 instructions. */
+	/* "tsc-early" works, too. Others advance in steps of 10 or 279. */
 	VFIO_ASSERT_EQ(strncmp(name, "tsc", 3), 0,
-		       "The clock is '%s' and not 'tsc', boot with tsc=reliable.", name);
+		       "The clock is '%s', not 'tsc': boot with tsc=reliable.", name);
 #endif
 
 	empty = UINT64_MAX;
@@ -157,14 +157,14 @@ static void settle(void)
 	sleep(10);
 }
 
-/* Load a word from each of @nr places, @step bytes apart */
+/* Load a word from @nr addresses, @step bytes apart */
 static noinline void touch(const void *vaddr, size_t nr, size_t step)
 {
 	for (; nr; nr--, vaddr += step)
 		(void)*(const volatile u32 *)vaddr;
 }
 
-/* Like touch(), and say what it took. It has to be @faults faults. */
+/* Like touch(), but return the cost, and check that it takes @faults faults. */
 static u64 touch_measured(const void *vaddr, size_t nr, size_t step, long faults)
 {
 	long before = minflt();
@@ -174,13 +174,13 @@ static u64 touch_measured(const void *vaddr, size_t nr, size_t step, long faults
 	touch(vaddr, nr, step);
 	t = now() - t;
 
-	VFIO_ASSERT_EQ(minflt() - before, faults, "Not the faults that were to be measured\n");
+	VFIO_ASSERT_EQ(minflt() - before, faults, "The number of faults is wrong\n");
 	return t;
 }
 
 /*
  * Map a file at an address that leaves the remainder @offset when divided by @align, or
- * where the kernel likes if that is 0.
+ * at an address that the kernel chooses if @align is 0.
  */
 static void *map_at(int fd, u64 start, size_t size, size_t align, size_t offset)
 {
@@ -193,7 +193,7 @@ static void *map_at(int fd, u64 start, size_t size, size_t align, size_t offset)
 	return ret;
 }
 
-/* At such an address no larger page fits, and up to 511 pages have one page table. */
+/* No huge page fits at this address, and up to 511 pages share one page table. */
 static void *map_small(int fd, u64 start, size_t nr_pages)
 {
 	return map_at(fd, start, nr_pages * page, SZ_2M, page);
@@ -205,8 +205,8 @@ static void unmap(void *vaddr, size_t size)
 }
 
 /*
- * The argument of an export: @nr_spans spans of @span bytes, none of which touches the
- * next. In a small BAR they come round again, which is allowed.
+ * The argument of an export: @nr_spans spans of @span bytes that are not adjacent. In a
+ * small BAR spans repeat, which is allowed.
  */
 static struct vfio_device_feature *export_args(u32 nr_spans, size_t span)
 {
@@ -265,10 +265,11 @@ static void bench_mmap(const char *metric, int fd, u64 start)
 }
 
 /*
- * All instructions in a window of the clock, minus those of the loop that fills it. The
- * window begins with @pairs pairs of mmap() and munmap(). What they defer (RCU callbacks,
- * softirqs, workers) runs in it, too, and leaves less of it to the loop. This thread
- * never sleeps: the processor is never idle, and the clock counts only instructions.
+ * Count all instructions in a time window, minus those of the loop that fills it. The
+ * window begins with @pairs pairs of mmap() and munmap(). Their deferred work (RCU
+ * callbacks, softirqs, workers) also runs in the window and leaves less time to the loop.
+ * This thread never sleeps, so that the processor is never idle and the clock counts only
+ * instructions.
  */
 static double window(unsigned int pairs, int fd, u64 start)
 {
@@ -282,7 +283,7 @@ static double window(unsigned int pairs, int fd, u64 start)
 		munmap(vaddr, page);
 	}
 	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
-	VFIO_ASSERT_LT(now(), end - WINDOW / 2, "No time is left for what is deferred\n");
+	VFIO_ASSERT_LT(now(), end - WINDOW / 2, "No time is left for deferred work\n");
 
 	for (; now() < end; n++)
 		spin(loops);
@@ -291,7 +292,7 @@ static double window(unsigned int pairs, int fd, u64 start)
 	return t * scale - 2.0 * loops * n;
 }
 
-/* Subtract an empty window, which has the same timer ticks. */
+/* Subtract an empty window, which has the same number of timer ticks. */
 static void bench_mmap_all(const char *metric, int fd, u64 start)
 {
 	double all;
@@ -303,7 +304,7 @@ static void bench_mmap_all(const char *metric, int fd, u64 start)
 	printf("%s\t%u\t%.1f\n", metric, PAIRS, all / PAIRS);
 }
 
-/* Bytes of all objects in use in all slab caches, or 0 if the kernel does not say */
+/* Bytes in use in all slab caches, or 0 if this is not available */
 static u64 slab_bytes(void)
 {
 	unsigned long active, size;
@@ -323,8 +324,8 @@ static u64 slab_bytes(void)
 
 /*
  * Bytes of kernel memory for each mapping of an untouched page. SLUB counts free objects
- * in its per-CPU caches as used; the first half of the mappings, which is not measured,
- * takes those.
+ * in its per-CPU caches as used, so the first half of the mappings, which uses them up, is
+ * not measured.
  */
 static void bench_mapping_bytes(const char *metric, int fd, u64 start)
 {
@@ -357,7 +358,7 @@ static void bench_fault(const char *metric, u64 parameter, int fd, u64 start)
 	for (unsigned int round = 0; round < rounds; round++) {
 		void *vaddr = map_small(fd, start, nr);
 
-		/* The page tables */
+		/* Allocate the page tables. */
 		touch(vaddr, 1, page);
 		best = least(best, touch_measured(vaddr + page, FAULTS, page, FAULTS));
 		unmap(vaddr, nr * page);
@@ -365,7 +366,7 @@ static void bench_fault(const char *metric, u64 parameter, int fd, u64 start)
 	report(metric, parameter, best, FAULTS);
 }
 
-/* @nr entries of @size bytes; the first is not measured, it takes page tables. */
+/* Fault in @nr entries of @size bytes. The first allocates page tables and is not measured. */
 static void bench_huge_fault(const char *metric, int fd, u64 start, size_t size, size_t nr)
 {
 	u64 best = UINT64_MAX;
@@ -380,7 +381,7 @@ static void bench_huge_fault(const char *metric, int fd, u64 start, size_t size,
 	report(metric, size, best, nr - 1);
 }
 
-/* Every page, with everything that it takes. Also say how many faults that were. */
+/* Touch every page, including page-table allocations, and count the faults. */
 static void bench_touch(const char *metric, const char *faults_metric, u64 parameter, int fd,
 			u64 start, size_t size, size_t align)
 {
@@ -423,7 +424,7 @@ static void bench_export(const char *metric, const char *close_metric, u32 nr_sp
 	report(close_metric, nr_spans, best_close, 1);
 }
 
-/* A DMABUF that has nothing to do with vfio */
+/* A DMABUF without vfio, for comparison */
 static void bench_udmabuf(const char *metric)
 {
 	struct udmabuf_create create = { .flags = UDMABUF_FLAGS_CLOEXEC, .size = page };
@@ -456,7 +457,7 @@ static void bench_udmabuf(const char *metric)
 	report(metric, page, best, BATCH);
 }
 
-/* With the child's end, so that it does not matter which of the two runs first */
+/* Includes the exit of the child, so that the order of both does not matter */
 static void bench_fork(const char *metric, u64 parameter, void *vaddr, size_t nr, size_t step)
 {
 	u64 t, best = UINT64_MAX;
@@ -498,7 +499,7 @@ static void bench_command_same(const char *metric, u64 parameter)
 	report(metric, parameter, best, BATCH);
 }
 
-/* Memory off and on; before, touch @nr pages at @vaddr */
+/* Touch @nr pages at @vaddr, then measure memory decode off and on */
 static void bench_command_toggle(const char *metric, u64 parameter, void *vaddr, size_t nr)
 {
 	u64 t, best = UINT64_MAX;
@@ -513,7 +514,7 @@ static void bench_command_toggle(const char *metric, u64 parameter, void *vaddr,
 	report(metric, parameter, best, 1);
 }
 
-/* Revoke a buffer of which @nr_pages are mapped */
+/* Revoke a buffer with @nr_pages mapped pages */
 static void bench_revoke(const char *metric, u64 parameter, size_t nr_pages)
 {
 	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
@@ -569,7 +570,7 @@ static void bench_memattr(const char *metric)
 	free(feature);
 }
 
-/* What does not need a DMABUF of a BAR */
+/* Operations that do not need a DMABUF of a BAR */
 static void bench_device(void)
 {
 	static const size_t pages[] = { 1, 16, 256, 4096, 16384 };
@@ -600,7 +601,7 @@ static void bench_device(void)
 	unmap(vaddr, size);
 }
 
-/* mmap() and what else the series has for DMABUFs, if @there */
+/* mmap() and other operations on DMABUFs, if the kernel supports them (@there) */
 static void bench_dmabuf(bool there)
 {
 	static const size_t pages[] = { 1, 16, 256, 4096, 16384 };
@@ -653,7 +654,7 @@ static void bench_dmabuf(bool there)
 		bench_revoke("revoke-pages", pages[i], pages[i]);
 }
 
-/* Neighbouring ranges are one: huge pages lie across the seams. */
+/* Adjacent ranges are merged: huge pages cross the seams. */
 static void bench_neighbours(void)
 {
 	struct vfio_region_dma_range ranges[64];
@@ -673,7 +674,7 @@ static void bench_neighbours(void)
 /* Faults and exports of buffers of 1 to 65536 spans */
 static void bench_spans(bool there)
 {
-	/* As many pages in each buffer, unless it has more spans than that */
+	/* The same number of pages in each buffer, unless it has more spans */
 	const u32 least_pages = 2 * FAULTS;
 
 	for (u32 nr = 1; nr <= MAX_SPANS; nr *= 4) {
@@ -684,7 +685,7 @@ static void bench_spans(bool there)
 		if (there) {
 			int fd = export_spans(nr, span);
 
-			/* In the middle, where a search that is linear is no better than usual */
+			/* The middle, the average case of a linear search */
 			bench_fault("fault-4k-dmabuf", nr, fd, (nr_pages - FAULTS) / 2 * page);
 			close_assert(fd);
 		} else {
@@ -693,7 +694,7 @@ static void bench_spans(bool there)
 	}
 }
 
-/* The same with more and more buffers, which nobody maps or imports */
+/* PCI_COMMAND and revoke with an increasing number of idle buffers */
 static void bench_buffers(bool there)
 {
 	int fds[MAX_BUFFERS], nr = 0;
@@ -713,7 +714,7 @@ static void bench_buffers(bool there)
 		close_assert(fds[--nr]);
 }
 
-/* And with mappings of the device file, each of which has a DMABUF of its own now */
+/* The same with mappings of the device file, each of which has a DMABUF */
 static void bench_mappings(void)
 {
 	void *vaddrs[MAX_BUFFERS];
@@ -730,7 +731,7 @@ static void bench_mappings(void)
 		unmap(vaddrs[--nr], page);
 }
 
-/* libvfio maps every BAR, and these mappings would be counted. */
+/* libvfio maps every BAR; do not count these mappings. */
 static void unmap_bars(void)
 {
 	for (int i = 0; i < PCI_STD_NUM_BARS; i++) {
@@ -756,7 +757,7 @@ int main(int argc, char *argv[])
 	if (rounds < MIN_ROUNDS || rounds > 1000 || *end)
 		VFIO_LOG_AND_EXIT("usage: bench ROUNDS [BDF], with %u to 1000 rounds", MIN_ROUNDS);
 
-	/* Nothing is written, and read elsewhere, before all is measured. */
+	/* Buffer stdout: writing to it would disturb the measurements. */
 	setvbuf(stdout, output, _IOFBF, sizeof(output));
 	page = getpagesize();
 	VFIO_ASSERT_EQ(page, SZ_4K);
@@ -772,7 +773,7 @@ int main(int argc, char *argv[])
 	ram_size = device->bars[ram].info.size;
 	ram_offset = device->bars[ram].info.offset;
 
-	/* No faults but those that are measured */
+	/* Avoid other faults. */
 	VFIO_ASSERT_EQ(mlockall(MCL_CURRENT), 0);
 	printf("# %u rounds, %s, BAR %d of %llu MiB\n", rounds, bdf, ram,
 	       (unsigned long long)ram_size / SZ_1M);

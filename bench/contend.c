@@ -2,10 +2,10 @@
 /*
  * contend device|dmabuf [BDF]
  *
- * Two threads, each on a processor of its own, fault in different pages of one mapping
- * of a BAR (16384 faults, 8 times), by the device file or by a DMABUF of the BAR.  While
- * they do, and at no other time, the kernel takes its lock statistics.  The result is
- * /proc/lock_stat on stdout, after a line "# faults N".
+ * Two threads, each on its own processor, fault in different pages of one mapping of a
+ * BAR (16384 faults, 8 times), made with the device file or with a DMABUF of the BAR.  The
+ * kernel's lock statistics are on only during these faults.  The output is a line
+ * "# faults N" and the content of /proc/lock_stat.
  *
  * For a kernel with CONFIG_LOCK_STAT and two processors; see tools/lockstat.
  */
@@ -45,7 +45,7 @@ static void lock_stat(bool on)
 	write_file("/proc/sys/kernel/lock_stat", on ? "1" : "0");
 }
 
-/* Every second page is the other thread's, so that they share page tables. */
+/* The threads use alternate pages, so that they share page tables. */
 static void *toucher(void *arg)
 {
 	uintptr_t cpu = (uintptr_t)arg;
@@ -57,7 +57,7 @@ static void *toucher(void *arg)
 
 	/* The first round is not measured. */
 	for (int round = 0; round <= ROUNDS; round++) {
-		/* It is mapped, and the statistics are on. */
+		/* Now the BAR is mapped, and the statistics are on. */
 		pthread_barrier_wait(&barrier);
 		for (size_t i = cpu; i < THREADS * PAGES; i += THREADS)
 			(void)*(const volatile u32 *)(vaddr + i * page);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# Draw what tools/bench has measured, from results.tsv in the current directory:
-# cost against ranges (spans.svg), pages and buffers, the base beside ours.
+# Plot the results of tools/bench, from results.tsv in the current directory: cost against
+# spans (spans.svg), pages (pages.svg) and buffers (buffers.svg), for both kernels.
 
 set terminal svg size 1100,480 font "sans,12" background "white" noenhanced
 set logscale xy
@@ -9,11 +9,11 @@ set grid
 set ylabel "instructions"
 set style data linespoints
 
-# What a cell has; what is absent is left out.
+# The values of a cell, without absent ones
 of(metric, cell) = "< awk -F'\\t' '$1 == \"".metric."\" && $2 == \"".cell."\" && $4 != \"absent\" { print $3, $4 }' results.tsv"
 cost(metric, cell) = system("awk -F'\\t' '$1 == \"".metric."\" && $2 == \"".cell."\" { print $4; exit }' results.tsv") + 0
 
-# The base is grey, and of ours each metric has a colour.
+# The base is grey; each metric of the series has a colour.
 set linetype 1 linecolor rgb "#0060ad" linewidth 2 pointtype 7 pointsize 0.6
 set linetype 2 linecolor rgb "#c04000" linewidth 2 pointtype 7 pointsize 0.6
 set linetype 3 linecolor rgb "#408000" linewidth 2 pointtype 7 pointsize 0.6

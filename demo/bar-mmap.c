@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bar-mmap - map a slice of a PCI BAR, and look at what stands behind it
+ * bar-mmap - map a slice of a PCI BAR through a DMABUF
  *
  *	bar-mmap DDDD:BB:DD.F
  *
- * Opens a device that is bound to vfio-pci, maps 64 KiB from the middle of its
- * BAR 1, which has to be RAM (edu-plus has that), writes a value of its own into
- * every page, resets the device, and reads the values back. Every line that is
- * printed was checked before; if something is not as it should be, this says
- * what, and exits with 1.
+ * Open a device that is bound to vfio-pci, map 64 KiB of BAR 1, which must be
+ * RAM (as that of edu-plus), write a different value to each page, reset the
+ * device, and read the values back. The program checks each statement before it
+ * prints it. On a failure it prints the reason and exits with 1.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -62,7 +61,7 @@ int main(int argc, char **argv)
 	snprintf(name, sizeof(name), " /dmabuf:vfio%d:%s/%d", number, argv[1],
 		 BAR);
 	if (!maps_line(getpid(), name, line, sizeof(line)))
-		fail("/proc/self/maps does not show a mapping called%s", name);
+		fail("/proc/self/maps has no mapping named%s", name);
 	printf("%lu KiB of BAR %d, 1 MiB into it, are mapped through a DMABUF:\n  %s\n",
 	       SLICE_SIZE >> 10, BAR, line);
 
@@ -72,14 +71,13 @@ int main(int argc, char **argv)
 		if (slice[i * words] != value_of(i))
 			fail("page %lu does not keep its value: is BAR %d RAM?",
 			     i, BAR);
-		/* The same memory, and not through the mapping */
+		/* Read the same memory without the mapping. */
 		if (pread(device, &seen, sizeof(seen),
 			  offset + i * sysconf(_SC_PAGESIZE)) != sizeof(seen) ||
 		    seen != value_of(i))
-			fail("page %lu is not the page of the BAR that it should be",
-			     i);
+			fail("page %lu maps the wrong page of the BAR", i);
 	}
-	printf("each of its %lu pages was written, and pread() of the device finds the values\n",
+	printf("all %lu pages were written, and pread() of the device returns the values\n",
 	       pages);
 
 	set_memory_decode(device, false);
@@ -97,11 +95,11 @@ int main(int argc, char **argv)
 		if (slice[i * words] != value_of(i))
 			fail("page %lu has another value after the reset", i);
 	}
-	printf("the device was reset: the mapping is still right\n");
+	printf("after a reset of the device, the mapping works and has the same values\n");
 
 	close(device);
 	if (slice[0] != value_of(0))
-		fail("the mapping is wrong after close()");
-	printf("the device file was closed: the mapping keeps the device open\n");
+		fail("the mapping does not work after close()");
+	printf("after close() of the device file, the mapping still works\n");
 	return 0;
 }

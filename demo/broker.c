@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * broker - hand out slices of a PCI device to other processes, and take them back
+ * broker - hand out slices of a PCI device to other processes, and revoke them
  *
  *	broker DDDD:BB:DD.F CLIENT
  *
- * Opens a device that is bound to vfio-pci, exports two slices of BAR 1, which
- * has to be RAM (edu-plus has that), and one page of the registers in BAR 0, and
- * passes them to processes of a user without privileges, each of which runs the
- * program CLIENT. Then it revokes one slice, exports the range again to another
- * client, and closes the device.
+ * Open a device that is bound to vfio-pci, export two slices of BAR 1, which must
+ * be RAM (as that of edu-plus), and one page of registers in BAR 0, and pass them to
+ * processes of an unprivileged user, which run the program CLIENT. Then revoke one
+ * slice, export its range again to another client, and close the device.
  *
- * The calls that all this is about are in export_slice(), map_write_combining()
- * and revoke_slice(). Every line that is printed was checked before; if something is
- * not as it should be, this says what, and exits with 1.
+ * The calls of interest are in export_slice(), map_write_combining() and
+ * revoke_slice(). The program checks each statement before it prints it. On a
+ * failure it prints the reason and exits with 1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,12 +44,12 @@
 
 const char *program = "broker";
 
-/* What a client was given */
+/* A client and its slice */
 struct client {
 	const char *name;
 	pid_t pid;
 	int sock;
-	/* The broker keeps the file descriptor, to revoke the DMABUF */
+	/* The broker keeps the file descriptor in order to revoke the DMABUF */
 	int dmabuf;
 	unsigned int bar;
 	off_t offset;
@@ -62,7 +61,7 @@ static int device, listener;
 static char device_file[64];
 static struct client clients[MAX_CLIENTS];
 
-/* A DMABUF of a part of a BAR; access is O_RDWR or O_RDONLY */
+/* Export a slice of a BAR; access is O_RDWR or O_RDONLY */
 static int export_slice(unsigned int bar, off_t offset, size_t size, int access)
 {
 	size_t argsz = sizeof(struct vfio_device_feature) +
@@ -86,7 +85,7 @@ static int export_slice(unsigned int bar, off_t offset, size_t size, int access)
 	return fd;
 }
 
-/* From now on mmap() of the DMABUF gives a write-combining mapping */
+/* Make later mmap()s of the DMABUF write-combining */
 static void map_write_combining(int dmabuf)
 {
 	size_t argsz = sizeof(struct vfio_device_feature) +
@@ -104,7 +103,7 @@ static void map_write_combining(int dmabuf)
 	free(feature);
 }
 
-/* Take a DMABUF away from everybody who has it, for good */
+/* Permanently revoke a DMABUF */
 static void revoke_slice(int dmabuf)
 {
 	struct vfio_pci_dmabuf_revoke revoke = {
@@ -116,7 +115,7 @@ static void revoke_slice(int dmabuf)
 		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(errno));
 	if (!ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ||
 	    errno != EBADFD)
-		fail("a second revoke should give EBADFD");
+		fail("a second revoke does not fail with EBADFD");
 }
 
 static void listen_for_clients(void)
@@ -140,10 +139,10 @@ static void expect_reply(struct client *client)
 	if (recv(client->sock, &reply, sizeof(reply), 0) != sizeof(reply))
 		fail("the client %s has gone", client->name);
 	if (strncmp(reply.name, client->name, sizeof(reply.name)))
-		fail("%.16s answers for %s", reply.name, client->name);
+		fail("%.16s replied instead of %s", reply.name, client->name);
 }
 
-/* Run the client's program as a user who may do nothing, wait for its call */
+/* Run the client as an unprivileged user, and wait until it connects */
 static void start_client(struct client *client, const char *path)
 {
 	struct ucred peer;
@@ -153,7 +152,7 @@ static void start_client(struct client *client, const char *path)
 	if (!client->pid) {
 		if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
 		    setresuid(NOBODY, NOBODY, NOBODY))
-			fail("the privileges cannot be dropped: %s",
+			fail("cannot drop privileges: %s",
 			     strerror(errno));
 		execl(path, path, SOCKET, client->name, device_file, NULL);
 		fail("%s: %s", path, strerror(errno));
@@ -163,7 +162,7 @@ static void start_client(struct client *client, const char *path)
 	if (client->sock < 0 ||
 	    getsockopt(client->sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) ||
 	    peer.pid != client->pid || peer.uid != NOBODY)
-		fail("somebody else called in place of %s", client->name);
+		fail("another process connected instead of %s", client->name);
 	expect_reply(client);
 }
 
@@ -197,7 +196,7 @@ static void tell(struct client *client, enum command command)
 	expect_reply(client);
 }
 
-/* The first word of each page of the client's slice, not by way of a mapping */
+/* Write the first word of each page of the client's slice, without a mapping */
 static void fill(struct client *client)
 {
 	off_t start = region_offset(device, client->bar, 0) + client->offset;
@@ -208,7 +207,7 @@ static void fill(struct client *client)
 		value = page_value(client->value, i);
 		if (pwrite(device, &value, sizeof(value), start + i * page) !=
 		    sizeof(value))
-			fail("BAR %u cannot be written", client->bar);
+			fail("cannot write to BAR %u", client->bar);
 	}
 }
 
@@ -221,7 +220,7 @@ static void expect_filled(struct client *client)
 	for (i = 0; i < client->size / page; i++)
 		if (pread(device, &value, sizeof(value), start + i * page) !=
 		    sizeof(value) || value != page_value(client->value, i))
-			fail("page %lu of BAR %u is not what %s wrote", i,
+			fail("page %lu of BAR %u does not have the value of %s", i,
 			     client->bar, client->name);
 }
 
@@ -230,7 +229,7 @@ static void hand_out(struct client *client, const char *path, int access)
 	start_client(client, path);
 	client->dmabuf = export_slice(client->bar, client->offset, client->size,
 				      access);
-	/* Shown in /proc/PID/maps */
+	/* The name in /proc/PID/maps */
 	if (ioctl(client->dmabuf, DMA_BUF_SET_NAME, client->name))
 		fail("DMA_BUF_SET_NAME: %s", strerror(errno));
 }
@@ -244,7 +243,7 @@ static void show_maps(const char *state, unsigned int nr)
 	for (i = 0; i < nr; i++) {
 		snprintf(name, sizeof(name), " /dmabuf:%s", clients[i].name);
 		if (!maps_line(clients[i].pid, name, line, sizeof(line)))
-			fail("/proc/%d/maps shows no mapping called%s",
+			fail("/proc/%d/maps has no mapping named%s",
 			     (int)clients[i].pid, name);
 		if (!strstr(line, i == 1 ? " r--s " : " rw-s "))
 			fail("the access of %s is wrong: %s", clients[i].name,
@@ -259,8 +258,8 @@ static void expect_exit(struct client *client)
 
 	tell(client, COMMAND_EXIT);
 	if (waitpid(client->pid, &status, 0) != client->pid || status)
-		fail("the client %s ends with status 0x%x", client->name, status);
-	/* Not to be killed any more */
+		fail("the client %s exited with status 0x%x", client->name, status);
+	/* kill_clients() must not use the PID any more. */
 	client->pid = 0;
 }
 
@@ -305,7 +304,7 @@ int main(int argc, char **argv)
 	set_memory_decode(device, true);
 	region_offset(device, VFIO_PCI_BAR1_REGION_INDEX, 4 * MIB);
 	listen_for_clients();
-	printf("broker: I own %s, my clients run as user %d and cannot open %s\n",
+	printf("broker: opened %s; the clients run as user %d and cannot open %s\n",
 	       argv[1], NOBODY, device_file);
 
 	hand_out(registers, argv[2], O_RDWR);
@@ -313,21 +312,21 @@ int main(int argc, char **argv)
 	hand_out(writer, argv[2], O_RDWR);
 	map_write_combining(writer->dmabuf);
 	fill(reader);
-	printf("broker: a page of BAR 0 for \"registers\"; 64 KiB of BAR 1 each for \"reader\", read-only, and \"writer\", write-combining\n");
+	printf("broker: exported a page of BAR 0 (client \"registers\") and two slices of 64 KiB of BAR 1: read-only (\"reader\") and write-combining (\"writer\")\n");
 	for (i = 0; i < 3; i++)
 		tell(&clients[i], COMMAND_MAP);
 	expect_filled(writer);
-	show_maps("pread() of the device finds what the writer wrote; this is what the clients have mapped:", 3);
+	show_maps("pread() of the device returns the values of the writer; the mappings of the clients:", 3);
 
 	revoke_slice(writer->dmabuf);
-	printf("broker: I revoked the writer's slice\n");
+	printf("broker: revoked the writer's slice\n");
 	tell(writer, COMMAND_GONE);
 	tell(registers, COMMAND_WORK);
 	tell(reader, COMMAND_WORK);
 	printf("broker: the registers and the reader's slice still work\n");
 
 	hand_out(writer2, argv[2], O_RDWR);
-	printf("broker: I exported the range again, to another client\n");
+	printf("broker: exported the range again, to another client\n");
 	tell(writer2, COMMAND_MAP);
 	expect_filled(writer2);
 	tell(writer, COMMAND_GONE);
@@ -337,16 +336,16 @@ int main(int argc, char **argv)
 	tell(registers, COMMAND_WORK);
 	tell(reader, COMMAND_WORK);
 	tell(writer2, COMMAND_WORK);
-	printf("broker: I reset the device, and what was not revoked works again\n");
+	printf("broker: reset the device; all slices but the revoked one work\n");
 	tell(writer, COMMAND_GONE);
 
 	close(device);
-	printf("broker: I closed the device\n");
+	printf("broker: closed the device\n");
 	for (i = 0; i < MAX_CLIENTS; i++)
 		tell(&clients[i], COMMAND_GONE);
 	for (i = 0; i < MAX_CLIENTS; i++)
 		expect_exit(&clients[i]);
-	printf("broker: all is gone, and the clients ended well\n");
+	printf("broker: no slice is accessible, and all clients exited with 0\n");
 	unlink(SOCKET);
 	return 0;
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * client - a process without privileges that works in a slice of a device
+ * client - an unprivileged process that uses a slice of a device
  *
  *	client SOCKET NAME DEVICE_FILE
  *
- * Connects to the broker, says its name, which is also its role, and does what
- * it is told. It has no access to DEVICE_FILE: all it knows of the device are
- * the DMABUFs that the broker hands out. Every line that is printed was checked
- * before; if something is not as it should be, this says what, and exits with 1.
+ * Connect to the broker, send the name, which is also the role, and execute the
+ * commands of the broker. The client cannot open DEVICE_FILE; it only has the
+ * DMABUF that the broker passes. The program checks each statement before it prints
+ * it. On a failure it prints the reason and exits with 1.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@
 
 /* Registers of edu (docs/specs/edu in QEMU) */
 #define EDU_ID		0
-#define EDU_ID_VALUE	0x010000edu
+#define EDU_ID_VALUE	0x010000ed
 #define EDU_INVERTER	1
 
 const char *program;
@@ -70,10 +70,10 @@ static void connect_to(const char *path, int *sock)
 	if (connect(*sock, (struct sockaddr *)&address, sizeof(address)))
 		fail("%s: %s", path, strerror(errno));
 	if (send(*sock, &hello, sizeof(hello), 0) != sizeof(hello))
-		fail("the broker is not there: %s", strerror(errno));
+		fail("cannot send to the broker: %s", strerror(errno));
 }
 
-/* Returns the file descriptor that came with the request, or -1 */
+/* Return the file descriptor that came with the request, or -1 */
 static int receive(int sock, struct request *request)
 {
 	union {
@@ -111,13 +111,13 @@ static void work(void)
 			     registers[EDU_ID]);
 		registers[EDU_INVERTER] = value;
 		if (registers[EDU_INVERTER] != (uint32_t)~value)
-			fail("the device does not invert");
+			fail("the inverter register is wrong");
 		return;
 	}
 
 	for (i = 0; i < pages && is(WRITER); i++)
 		*page(i) = page_value(buffer.value, i);
-	/* Before anybody looks: write-combining delays writes, barriers end that */
+	/* Flush write-combining buffers before the broker reads. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (i = 0; i < pages; i++)
 		if (*page(i) != page_value(buffer.value, i))
@@ -139,23 +139,23 @@ static void map_it(void)
 			fail("mmap(): %s", strerror(errno));
 	} else {
 		if (writable != MAP_FAILED || errno != EACCES)
-			fail("could be mapped for writing");
+			fail("mmap() for writing does not fail with EACCES");
 		map = mmap(NULL, buffer.size, PROT_READ, MAP_SHARED, dmabuf, 0);
 		if (map == MAP_FAILED)
 			fail("mmap(): %s", strerror(errno));
 		if (!mprotect((void *)map, buffer.size, PROT_READ | PROT_WRITE) ||
 		    errno != EACCES)
-			fail("could be made writable by mprotect()");
+			fail("mprotect() for writing does not fail with EACCES");
 	}
 	work();
 
 	if (is(REGISTERS))
-		say("the id register says edu, and it inverts what I write");
+		say("the id register is that of edu, and the inverter register works");
 	else if (readonly)
-		say("I read %u KiB, all as it should be; mmap() and mprotect() for writing give EACCES",
+		say("read %u KiB with the right values; mmap() and mprotect() for writing fail with EACCES",
 		    buffer.size >> 10);
 	else
-		say("I wrote to all of %u KiB, and read it back",
+		say("wrote %u KiB and read the values back",
 		    buffer.size >> 10);
 }
 
@@ -168,8 +168,8 @@ static void gone(void)
 			fail("page %lu can still be read", i);
 	if (mmap(NULL, buffer.size, PROT_READ, MAP_SHARED, dmabuf, 0) != MAP_FAILED ||
 	    errno != ENODEV)
-		fail("mmap() should give ENODEV");
-	say("every page gives SIGBUS now, and mmap() gives ENODEV");
+		fail("mmap() does not fail with ENODEV");
+	say("every page gives SIGBUS, and mmap() fails with ENODEV");
 }
 
 int main(int argc, char **argv)
@@ -186,7 +186,7 @@ int main(int argc, char **argv)
 	catch_sigbus();
 
 	if (open(argv[3], O_RDWR) >= 0 || errno != EACCES)
-		fail("%s should not be accessible: %s", argv[3], strerror(errno));
+		fail("open() of %s does not fail with EACCES: %s", argv[3], strerror(errno));
 	connect_to(argv[1], &sock);
 
 	do {

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What broker and client say to each other, over a SOCK_SEQPACKET socket */
+/* The protocol of broker and client, over a SOCK_SEQPACKET socket */
 #ifndef DEMO_PROTOCOL_H
 #define DEMO_PROTOCOL_H
 
 #include <stdint.h>
 
 enum command {
-	/* Here is a DMABUF: map it, and do what the role is about */
+	/* Map the DMABUF that comes with the request, and do the work of the role */
 	COMMAND_MAP,
-	/* Does it all still work? */
+	/* Check that everything still works */
 	COMMAND_WORK,
-	/* It was taken away, is that so? */
+	/* Check that the slice is not accessible any more */
 	COMMAND_GONE,
 	COMMAND_EXIT,
 };
@@ -19,11 +19,11 @@ enum command {
 struct request {
 	uint32_t command;
 	uint32_t size;
-	/* What the memory holds, or is to be filled with */
+	/* The value that the memory has, or is to be filled with */
 	uint64_t value;
 };
 
-/* From the client, once, to say who it is, and after each request */
+/* From the client: once after it connects, and after each request */
 struct reply {
 	char name[16];
 };

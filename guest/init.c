@@ -3,22 +3,22 @@
  * PID 1 of the test guest.
  *
  * It prepares the guest, binds the devices under test to vfio-pci, runs one
- * command, looks at what the kernel's detectors say at the end, and reports.
+ * command, queries the kernel's detectors, and reports.
  *
- * Three channels leave the guest, and none can be mistaken for another:
- *  - the console (ttyS0): the kernel alone writes to it, and init's few notes
- *    through /dev/kmsg;
- *  - the virtio-serial port "vm.output": what the command writes;
- *  - the virtio-serial port "vm.verdict": lines of init's own, the last of
- *    which is "end".  Whoever reads it believes nothing without that line.
+ * The guest has three separate channels to the host:
+ *  - the console (ttyS0): messages of the kernel, and of init through
+ *    /dev/kmsg;
+ *  - the virtio-serial port "vm.output": the output of the command;
+ *  - the virtio-serial port "vm.verdict": the verdict of init.  It is valid only
+ *    if its last line is "end".
  *
- * /vm/conf, which the runner puts into the initramfs, has lines KEY=VALUE:
- *  mode=run|shell	run /vm/argv (strings that end in NUL), or a shell on hvc0
- *  timeout=SECONDS	since boot; 0 means none
+ * The runner puts /vm/conf into the initramfs.  It has lines KEY=VALUE:
+ *  mode=run|shell	run /vm/argv (NUL-terminated strings), or a shell on hvc0
+ *  timeout=SECONDS	since boot; 0 for none
  *  device=NAME SLOT	the function behind root port 0000:00:SLOT; its address
- *			is passed on to the command as NAME_BDF
- *  env=NAME=VALUE	passed on to the command
- *  size=ROWS COLUMNS	of the terminal behind hvc0
+ *			is passed to the command as NAME_BDF
+ *  env=NAME=VALUE	an environment variable for the command
+ *  size=ROWS COLUMNS	the size of the terminal behind hvc0
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -44,9 +44,9 @@
 #define OUTPUT_PORT	"vm.output"
 #define VERDICT_PORT	"vm.verdict"
 
-/* How long a killed process may take to go away before that is a problem. */
+/* A process that exists for longer than this after SIGKILL is a problem. */
 #define KILL_SECONDS	10
-/* kmemleak reports nothing that is younger than five seconds. */
+/* kmemleak does not report objects that are younger than five seconds. */
 #define LEAK_AGE_SECONDS 6
 
 static int verdict_fd = -1;
@@ -88,7 +88,7 @@ static void note(const char *fmt, ...)
 	}
 }
 
-/* One line to the runner.  The line is written at once, or not at all. */
+/* Send one line to the runner, with a single write(). */
 static void verdict(const char *fmt, ...)
 {
 	char text[1024];
@@ -114,7 +114,7 @@ static void power_off(void)
 		pause();
 }
 
-/* The guest is not what it should be: nothing that follows would mean much. */
+/* The guest is not usable: report why, and stop. */
 #define give_up(...) do {		\
 	verdict("problem " __VA_ARGS__);\
 	verdict("end");			\
@@ -133,7 +133,7 @@ static bool put(const char *path, const char *text)
 	return ok;
 }
 
-/* Read a small file; a trailing newline is cut off. */
+/* Read a small file without its trailing newline. */
 static bool get(const char *path, char *buf, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -176,7 +176,7 @@ static void mounts(void)
 		note("cannot make /dev/fd: %s", strerror(errno));
 }
 
-/* Ports appear when the host has told the driver about them: wait a little. */
+/* The ports appear after the driver has negotiated with the host: wait. */
 static int open_port(const char *name)
 {
 	char path[320], have[64];
@@ -206,7 +206,7 @@ static int open_port(const char *name)
 	return -1;
 }
 
-/* The function behind a root port, or an empty string. */
+/* Find the function behind a root port; an empty string if there is none. */
 static void find_behind(const char *slot, char bdf[13])
 {
 	char path[64];
@@ -235,7 +235,7 @@ static void bind_device(char *arg)
 	ssize_t len;
 
 	if (!slot)
-		give_up("/vm/conf: device= wants a name and a slot");
+		give_up("/vm/conf: device= needs a name and a slot");
 	*slot++ = '\0';
 
 	find_behind(slot, bdf);
@@ -249,7 +249,7 @@ static void bind_device(char *arg)
 	len = readlink(path, link, sizeof(link) - 1);
 	link[len < 0 ? 0 : len] = '\0';
 	if (!strrchr(link, '/') || strcmp(strrchr(link, '/'), "/vfio-pci"))
-		give_up("vfio-pci does not take %s (%s)", arg, bdf);
+		give_up("%s (%s) was not bound to vfio-pci", arg, bdf);
 
 	snprintf(name, sizeof(name), "%s_BDF", arg);
 	setenv(name, bdf, 1);
@@ -315,7 +315,7 @@ static char **read_argv(void)
 	return argv;
 }
 
-/* Like the ports, the console takes a moment to appear. */
+/* Like the ports, the console takes a while to appear. */
 static int open_terminal(void)
 {
 	int tries, fd;
@@ -368,7 +368,7 @@ static pid_t start(int out)
 	_exit(127);
 }
 
-/* Pass on what is in the pipe; it does not block. */
+/* Copy what is in the pipe, which is non-blocking. */
 static void drain(int from, int to)
 {
 	char buf[16384];
@@ -379,7 +379,7 @@ static void drain(int from, int to)
 			write_all(to, buf, n);
 }
 
-/* Reap whatever has ended.  True if the command was among them. */
+/* Reap all children that have ended.  Return true if the command is one. */
 static bool reap(pid_t command, int *status)
 {
 	bool ended = false;
@@ -396,7 +396,7 @@ static bool reap(pid_t command, int *status)
 }
 
 /*
- * What the command left behind is killed.  A process that does not die then
+ * Kill the processes that the command left behind.  A process that survives
  * hangs in the kernel.
  */
 static void kill_rest(void)
@@ -422,7 +422,7 @@ static void kill_rest(void)
 		int pid = atoi(entry->d_name), parent;
 		char *p;
 
-		/* Kernel threads are children of kthreadd, which is 2. */
+		/* Skip kernel threads, children of kthreadd (PID 2). */
 		if (pid <= 2)
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -439,7 +439,7 @@ static void kill_rest(void)
 		closedir(dir);
 }
 
-/* A report turns lockdep off; then all later silence means nothing. */
+/* A report disables lockdep, which then reports nothing any more. */
 static void check_lockdep(void)
 {
 	char line[256];
@@ -458,8 +458,8 @@ static void check_lockdep(void)
 }
 
 /*
- * Scan twice: a pointer that sat in a register or in a block on its way
- * between lists during the first scan is found by the second.
+ * Scan twice: the first scan can miss a pointer that is in a register, or in a
+ * block that moves between lists.
  */
 static void check_leaks(void)
 {
@@ -471,7 +471,7 @@ static void check_leaks(void)
 	if (!get("/proc/cmdline", line, sizeof(line)) || !strstr(line, "kmemleak=on"))
 		return;
 	sleep(LEAK_AGE_SECONDS);
-	/* If kmemleak has switched itself off (it ran out of memory), this fails. */
+	/* This fails if kmemleak ran out of memory and disabled itself. */
 	if (!put(path, "scan") || !put(path, "scan")) {
 		verdict("problem kmemleak does not scan: %s", strerror(errno));
 		return;
@@ -485,7 +485,7 @@ static void check_leaks(void)
 		line[strcspn(line, "\n")] = '\0';
 		if (!strncmp(line, "unreferenced object", 19))
 			n++;
-		/* The first few say enough, and the console is slow. */
+		/* The console is slow: print only the first lines. */
 		if (lines++ < 60)
 			note("kmemleak report: %s", line);
 	}
@@ -496,7 +496,7 @@ static void check_leaks(void)
 		verdict("checked kmemleak");
 }
 
-/* Which of the flags are a problem is the runner's business. */
+/* The runner decides which flags are a problem. */
 static void report_taint(void)
 {
 	char text[32];
@@ -539,8 +539,8 @@ int main(void)
 	if (!shell) {
 		out = open_port(OUTPUT_PORT);
 		if (out < 0 || pipe2(fd, O_CLOEXEC | O_NONBLOCK))
-			give_up("the command's output cannot leave the guest");
-		/* The command's end blocks, as any program expects. */
+			give_up("there is no channel for the output of the command");
+		/* Programs expect a blocking stdout. */
 		fcntl(fd[1], F_SETFL, 0);
 		fds[0].fd = fd[0];
 	}
@@ -560,7 +560,7 @@ int main(void)
 			continue;
 		if (fds[0].revents) {
 			drain(fd[0], out);
-			/* Nobody has the other end any more. */
+			/* All writers have closed the pipe. */
 			if (!(fds[0].revents & POLLIN))
 				fds[0].fd = -1;
 		}

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Misbehaves on request, to prove that the detectors of the debug cells are
- * awake: what LKDTM has no crash type for.
+ * Positive controls for the detectors of the debug cells, where LKDTM has no
+ * crash type.
  *
- *	insmod control.ko what=abba	two mutexes, taken in both orders
- *	insmod control.ko what=atomic	sleeping under a spinlock
- *	insmod control.ko what=leak	memory that nothing points to
- *	insmod control.ko what=race	two threads that count in the same variable
- *	insmod control.ko what=silence	lockdep switched off without a report
+ *	insmod control.ko what=abba	take two mutexes in both orders
+ *	insmod control.ko what=atomic	sleep under a spinlock
+ *	insmod control.ko what=leak	leak memory
+ *	insmod control.ko what=race	increment a variable in two threads
+ *	insmod control.ko what=silence	disable lockdep without a report
  */
 #include <linux/debug_locks.h>
 #include <linux/delay.h>
@@ -52,9 +52,9 @@ static noinline int control_leak(void)
 	int i;
 
 	/*
-	 * Many, because the arrays of free objects that SLUB keeps for each CPU go
-	 * on pointing to the last ones that were taken out; and zeroed, because
-	 * otherwise what is left of the freelist in each leads to the next.
+	 * SLUB's per-CPU arrays of free objects keep stale pointers to the last
+	 * objects that were allocated, so leak more than these. Zero each object,
+	 * because its stale freelist pointer refers to another one.
 	 */
 	for (i = 0; i < 160; i++) {
 		void *volatile p = kzalloc(192, GFP_KERNEL);
