@@ -769,7 +769,7 @@ int main(int argc, char *argv[])
 	command = vfio_pci_config_readw(device, PCI_COMMAND) | PCI_COMMAND_MEMORY;
 	command_write(command);
 	ram = vfio_pci_ram_bar(device, SZ_64M);
-	VFIO_ASSERT_GE(ram, 0, "%s has no BAR that is memory, of 64 MiB or more\n", bdf);
+	VFIO_ASSERT_GE(ram, 0, "%s has no RAM BAR of 64 MiB or more (VFIO_SELFTESTS_RAM_BAR)\n", bdf);
 	ram_size = device->bars[ram].info.size;
 	ram_offset = device->bars[ram].info.offset;
 
