@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef TESTS_LIB_TESTS_H
+#define TESTS_LIB_TESTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <sys/types.h>
+
+#include <linux/types.h>
+
+struct vfio_pci_device;
+
+/* Open a device, in an iommufd of its own, and enable its memory. */
+struct vfio_pci_device *device_open(const char *bdf);
+void device_close(struct vfio_pci_device *device);
+
+/* Unbind a driver and bind it again. Return false if it cannot be unbound in time. */
+bool driver_rebind(const char *bdf);
+
+/* Wait until a thread sleeps in the kernel, or is gone. */
+void wait_until_asleep(pid_t tid);
+
+/* Time since boot */
+u64 now_ns(void);
+u64 now_ms(void);
+
+/*
+ * Return the seed of a random test: the environment variable VFIO_SELFTESTS_SEED,
+ * or another one each time. It is printed, and is never 0.
+ */
+u64 random_seed(void);
+
+/* Return the next number of the sequence. *@state is the seed at first. */
+u64 random_next(u64 *state);
+
+static inline u64 random_below(u64 *state, u64 n)
+{
+	return random_next(state) % n;
+}
+
+/* The size of a huge page at the PUD level, 0 if there are none */
+size_t thp_pud_size(void);
+
+/*
+ * Read a word of each of @nr pages, which are @stride bytes apart, in a single
+ * system call, so that page faults follow one another as closely as they can.
+ * Return how many could be read.
+ */
+#define READ_PAGES_MAX 512
+
+int read_pages(const void *addr, size_t stride, int nr);
+
+/* Write a string to a file. Return 0 or -errno. */
+int write_file(const char *path, const char *value);
+
+/* Read a file of one line, without the newline. Return 0 or -errno. */
+int read_file(const char *path, char *value, size_t size);
+
+/*
+ * sw_sync: a timeline, and fences that are signaled when it gets to their value.
+ * To create one sets the taint of a soft lockup.
+ */
+#define SW_SYNC "/sys/kernel/debug/sync/sw_sync"
+
+/* Return a timeline, or -errno: -ENOENT in a kernel without CONFIG_SW_SYNC. */
+int sw_sync_open(void);
+
+/* Add a fence to the DMABUF. It is signaled when the timeline gets to @value. */
+void sw_sync_add_fence(int timeline, u32 value, int dmabuf);
+
+/* Advance the timeline by one. */
+void sw_sync_advance(int timeline);
+
+/* Open another device of the group of a device that is open. */
+struct vfio_pci_device *sibling_open(const char *bdf, struct vfio_pci_device *first);
+
+/* Does a hot reset of either device reset both of them, and nothing else? */
+bool hot_reset_is_pair(struct vfio_pci_device *a, struct vfio_pci_device *b);
+
+/* What the page table has for an address, by the module pgprot_test */
+struct pgprot_entry {
+	bool present;
+	bool writable;
+
+	/* How much the entry maps */
+	u64 size;
+
+	/* The memory type, as the architecture calls it */
+	char type[16];
+};
+
+/* Why page tables cannot be looked at, NULL if they can */
+const char *pgprot_missing(void);
+
+void pgprot_get(const void *addr, struct pgprot_entry *entry);
+
+bool pgprot_is_wc(const struct pgprot_entry *entry);
+bool pgprot_is_uc(const struct pgprot_entry *entry);
+
+#endif /* TESTS_LIB_TESTS_H */
