@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * DMA by the device edu-plus, which reports whether a transfer failed, does it at once,
+ * and has a buffer of 64 KiB. (The driver of edu in libvfio knows none of this.) While a
+ * DMABUF is imported where the device is attached, transfers to and from it succeed.
+ * They fail once it is revoked, and while it is inaccessible.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <linux/io.h>
+#include <linux/limits.h>
+#include <linux/pci_regs.h>
+#include <linux/sizes.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+#include "tests.h"
+
+static const char *device_bdf;
+
+#define VENDOR_QEMU 0x1234
+#define DEVICE_EDU 0x11e8
+#define REVISION_PLUS 0x20
+
+#define STATUS 0x20
+#define  STATUS_DMA_FAILED 0x100
+#define DMA_SRC 0x80
+#define DMA_DST 0x88
+#define DMA_COUNT 0x90
+#define DMA_CMD 0x98
+#define  DMA_CMD_RUN 1
+#define  DMA_CMD_TO_HOST 2
+
+#define BUFFER 0x40000
+#define BUFFER_SIZE SZ_64K
+
+FIXTURE(edu_plus) {
+	struct bar_test t;
+
+	/* Memory of the host that the device can access */
+	struct iova_allocator *allocator;
+	struct dma_region memory;
+
+	/* The start of the RAM BAR, imported */
+	int dmabuf;
+	struct dma_region import;
+};
+
+typedef FIXTURE_DATA(edu_plus) edu_plus_test;
+
+FIXTURE_SETUP(edu_plus)
+{
+	struct bar_test *t = &self->t;
+	const char *missing;
+
+	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, BUFFER_SIZE);
+	if (!missing && !t->ram)
+		missing = NO_RAM_BAR;
+	if (!missing)
+		missing = vfio_pci_dmabuf_revoke_missing(t->device);
+	if (!missing && (!vfio_pci_device_match(t->device, VENDOR_QEMU, DEVICE_EDU) ||
+			 vfio_pci_config_readb(t->device, PCI_REVISION_ID) < REVISION_PLUS))
+		missing = "not an edu-plus";
+	if (missing)
+		SKIP(return, "%s: %s", device_bdf, missing);
+
+	self->allocator = iova_allocator_init(t->iommu);
+	self->memory.size = BUFFER_SIZE;
+	self->memory.vaddr = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->memory.vaddr);
+	self->memory.iova = iova_allocator_alloc(self->allocator, BUFFER_SIZE);
+	iommu_map(t->iommu, &self->memory);
+
+	self->dmabuf = vfio_pci_dmabuf_export(t->device, t->bar, 0, BUFFER_SIZE);
+	self->import.size = BUFFER_SIZE;
+	iommu_map_dmabuf(t->iommu, self->dmabuf, &self->import);
+	vfio_pci_cmd_set(t->device, PCI_COMMAND_MASTER);
+}
+
+FIXTURE_TEARDOWN(edu_plus)
+{
+	iommu_unmap(self->t.iommu, &self->import);
+	VFIO_ASSERT_EQ(close(self->dmabuf), 0);
+	iommu_unmap(self->t.iommu, &self->memory);
+	VFIO_ASSERT_EQ(munmap(self->memory.vaddr, BUFFER_SIZE), 0);
+	iova_allocator_cleanup(self->allocator);
+	bar_test_close(&self->t);
+}
+
+/* Returns 0 or -EIO */
+static int transfer(edu_plus_test *self, u64 src, u64 dst, u64 size, u64 direction)
+{
+	void *registers = self->t.device->bars[0].vaddr;
+
+	writeq(src, registers + DMA_SRC);
+	writeq(dst, registers + DMA_DST);
+	writeq(size, registers + DMA_COUNT);
+	writeq(DMA_CMD_RUN | direction, registers + DMA_CMD);
+
+	return readl(registers + STATUS) & STATUS_DMA_FAILED ? -EIO : 0;
+}
+
+/* From one address to another, by the buffer of the device */
+static int copy(edu_plus_test *self, iova_t src, iova_t dst)
+{
+	return transfer(self, src, BUFFER, BUFFER_SIZE, 0) ?:
+	       transfer(self, BUFFER, dst, BUFFER_SIZE, DMA_CMD_TO_HOST);
+}
+
+static void fill(edu_plus_test *self, u32 seed)
+{
+	u32 *words = self->memory.vaddr;
+
+	for (int i = 0; i < BUFFER_SIZE / sizeof(*words); i++)
+		words[i] = seed + i;
+}
+
+/* Is it what fill() has written, all of it? */
+static bool is_filled(edu_plus_test *self, u32 seed)
+{
+	u32 *words = self->memory.vaddr;
+
+	for (int i = 0; i < BUFFER_SIZE / sizeof(*words); i++) {
+		if (words[i] != seed + i)
+			return false;
+	}
+
+	return true;
+}
+
+/* What is in the BAR, read through the device fd */
+static u32 bar_word(edu_plus_test *self, u64 offset)
+{
+	u32 value;
+
+	VFIO_ASSERT_EQ(__vfio_pci_bar_read32(self->t.device, self->t.bar, offset, &value), 0);
+
+	return value;
+}
+
+static void assert_works(struct __test_metadata *_metadata, edu_plus_test *self, u32 seed)
+{
+	u64 last = BUFFER_SIZE - sizeof(u32);
+
+	fill(self, seed);
+	ASSERT_EQ(0, copy(self, self->memory.iova, self->import.iova));
+	ASSERT_EQ(seed, bar_word(self, 0));
+	ASSERT_EQ(seed + last / sizeof(u32), bar_word(self, last));
+
+	fill(self, ~seed);
+	ASSERT_EQ(0, copy(self, self->import.iova, self->memory.iova));
+	ASSERT_TRUE(is_filled(self, seed));
+}
+
+/* The device reports that it cannot read or write the import, and nothing changes. */
+static void assert_fails(struct __test_metadata *_metadata, edu_plus_test *self)
+{
+	fill(self, 1);
+	ASSERT_EQ(0, transfer(self, self->memory.iova, BUFFER, BUFFER_SIZE, 0));
+	ASSERT_EQ(-EIO, transfer(self, BUFFER, self->import.iova, BUFFER_SIZE,
+				 DMA_CMD_TO_HOST));
+	ASSERT_EQ(-EIO, transfer(self, self->import.iova, BUFFER, BUFFER_SIZE, 0));
+	ASSERT_TRUE(is_filled(self, 1));
+}
+
+TEST_F(edu_plus, import)
+{
+	assert_works(_metadata, self, 0x1000);
+	ASSERT_EQ(-EIO, transfer(self, self->memory.iova, BUFFER + 8, BUFFER_SIZE, 0));
+	assert_works(_metadata, self, 0x2000000);
+}
+
+TEST_F(edu_plus, revoke)
+{
+	u64 last = BUFFER_SIZE - sizeof(u32);
+	u32 first;
+
+	assert_works(_metadata, self, 0x1000);
+	first = bar_word(self, 0);
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->t.device, self->dmabuf));
+	assert_fails(_metadata, self);
+	ASSERT_EQ(first, bar_word(self, 0));
+	ASSERT_EQ(first + last / sizeof(u32), bar_word(self, last));
+
+	/* A reset does not change that. It switches bus mastering off. */
+	vfio_pci_device_reset(self->t.device);
+	vfio_pci_cmd_set(self->t.device, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	assert_fails(_metadata, self);
+}
+
+/* After a temporary revocation, an import does not come back by itself. */
+TEST_F(edu_plus, memory_decode)
+{
+	struct vfio_pci_device *device = self->t.device;
+
+	assert_works(_metadata, self, 0x1000);
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
+	assert_fails(_metadata, self);
+
+	iommu_unmap(self->t.iommu, &self->import);
+	iommu_map_dmabuf(self->t.iommu, self->dmabuf, &self->import);
+	assert_works(_metadata, self, 0x2000000);
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}
