@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An importer of DMABUFs that does what userspace tells it, and is as slow as
- * it is told to be, see dmabuf_importer.h. For tests only: it lets everybody
- * who can open it hold up exporters.
+ * An importer of DMABUFs that userspace controls, and that can be slow, see
+ * dmabuf_importer.h. For tests only: whatever opens it can block exporters.
  */
 #include <linux/delay.h>
 #include <linux/dma-buf.h>
@@ -18,10 +17,10 @@
 
 #include "dmabuf_importer.h"
 
-/* Those who wait for it cannot be killed. A test that fails must not hang. */
+/* The exporter may wait unkillably, and a test that fails must not hang. */
 #define UNMAP_MS_MAX 15000
 
-/* Its work begins in enable_signaling(). Once signaled, it does not need the module. */
+/* Its work begins in enable_signaling(). A signaled fence does not use the module. */
 struct importer_fence {
 	struct dma_fence base;
 	struct delayed_work work;
@@ -203,7 +202,7 @@ static long importer_add_fence(struct importer *importer, unsigned int ms)
 
 static void importer_fence_put(struct importer_fence *fence)
 {
-	/* From here on nobody enables signaling. */
+	/* Signaling is not enabled any more after this. */
 	dma_fence_signal(&fence->base);
 	cancel_delayed_work_sync(&fence->work);
 	dma_fence_put(&fence->base);
@@ -235,7 +234,7 @@ static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 	}
 }
 
-/* As GPU drivers do: what is mapped is the DMABUF, by the importer's file */
+/* Map the DMABUF through the importer's file, as GPU drivers do. */
 static int importer_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct importer *importer = file->private_data;
@@ -271,7 +270,7 @@ static int importer_release(struct inode *inode, struct file *file)
 	if (importer->attach) {
 		dmabuf = importer->attach->dmabuf;
 		importer_unmap(importer);
-		/* It is not scheduled for what is not mapped. */
+		/* It is not scheduled again, because the DMABUF is not mapped. */
 		cancel_delayed_work_sync(&importer->unmap_work);
 		dma_buf_detach(dmabuf, importer->attach);
 		dma_buf_put(dmabuf);
@@ -299,5 +298,5 @@ static struct miscdevice importer_miscdev = {
 
 module_misc_device(importer_miscdev);
 MODULE_IMPORT_NS("DMA_BUF");
-MODULE_DESCRIPTION("Importer of DMABUFs for the vfio selftests");
+MODULE_DESCRIPTION("Importer of DMABUFs for tests");
 MODULE_LICENSE("GPL");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#ifndef SELFTESTS_VFIO_TEST_MODULES_DMABUF_IMPORTER_H
-#define SELFTESTS_VFIO_TEST_MODULES_DMABUF_IMPORTER_H
+#ifndef TESTS_MODULES_DMABUF_IMPORTER_H
+#define TESTS_MODULES_DMABUF_IMPORTER_H
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
@@ -8,12 +8,12 @@
 #define DMABUF_IMPORTER_DEV "/dev/dmabuf_importer"
 
 /*
- * Import the DMABUF @fd on behalf of a PCI device. Each open file can do that
- * once. It lets go when it is closed. An mmap() of the open file maps the DMABUF.
+ * Attach the DMABUF @fd on behalf of a PCI device. Each open file can do that once,
+ * and detaches when it is closed. mmap() of the open file maps the DMABUF.
  *
- * When the exporter tells it to let go, the importer takes @callback_ms to
- * return, and has its mapping for another @unmap_ms, or until it is told to
- * unmap if that is zero (15 seconds at most).
+ * The callback for a revocation takes @callback_ms. The importer then keeps its mapping
+ * for another @unmap_ms, or, if that is 0, until DMABUF_IMPORTER_UNMAP (15 seconds at
+ * most).
  */
 struct dmabuf_importer_attach {
 	__s32 fd;
@@ -26,18 +26,18 @@ struct dmabuf_importer_attach {
 
 #define DMABUF_IMPORTER_ATTACH	_IOW('D', 0, struct dmabuf_importer_attach)
 
-/* Map, unmap. An unmap of what is not mapped is fine. */
+/* Map and unmap for DMA. UNMAP without a mapping succeeds. */
 #define DMABUF_IMPORTER_MAP	_IO('D', 1)
 #define DMABUF_IMPORTER_UNMAP	_IO('D', 2)
 
-/* How often was it told to let go? */
+/* Returns how many times the callback was called. */
 #define DMABUF_IMPORTER_TOLD	_IO('D', 3)
 
 /*
- * Add a fence to the DMABUF, whose work begins when somebody enables signaling,
- * and takes as many milliseconds as the argument says. Each open file can have
- * one, and signals it when it is closed.
+ * Add a fence to the DMABUF. The argument is how many milliseconds its work takes,
+ * which begins when signaling is enabled. Each open file can have one, and signals it
+ * when it is closed.
  */
 #define DMABUF_IMPORTER_FENCE	_IO('D', 4)
 
-#endif /* SELFTESTS_VFIO_TEST_MODULES_DMABUF_IMPORTER_H */
+#endif /* TESTS_MODULES_DMABUF_IMPORTER_H */

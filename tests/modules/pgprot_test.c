@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tells a process what its page table says about an address at which it has
- * mapped device memory (VM_IO, VM_PFNMAP): how much the entry maps, whether it
- * is writable, and which type of memory it asks for.
+ * Lets a process read the page table entry for an address at which it has mapped device
+ * memory (VM_IO, VM_PFNMAP): its size, whether it is writable, and its memory type.
  *
  * Write an address, then read the answer, from the same open file:
  *
  *	type=Normal-NC size=4096 writable=1 pfn=0x8000000 prot=0x68000000000fcb
  *
- * or "none", if no entry is there (yet). The write fails with EFAULT if nothing
- * is mapped at the address, and with EINVAL if it is no mapping of that kind.
+ * or "none", if there is no entry (yet). The write fails with EFAULT if nothing is
+ * mapped at the address, and with EINVAL if it is another kind of mapping.
  *
- * For tests only: everybody who can open it learns PFNs.
+ * For tests only: it discloses PFNs.
  */
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
@@ -32,7 +31,7 @@
 #define PGPROT_TEST_ANSWER_LEN 128
 
 struct pgprot_test {
-	/* A write, and a read of what it has left */
+	/* Protects the answer between a write and a read */
 	struct mutex lock;
 	char answer[PGPROT_TEST_ANSWER_LEN];
 	size_t len;
@@ -42,8 +41,8 @@ static struct dentry *pgprot_test_dentry;
 
 #if defined(CONFIG_X86)
 /*
- * pgprot2cachemode() is not exported. What the PAT does not provide shares its
- * bits with something that is always there, so that has to be tried first.
+ * pgprot2cachemode() is not exported. A type that the PAT does not provide has the bits
+ * of another one that always exists, so try these first.
  */
 static const char *pgprot_test_type(pgprot_t prot, bool huge)
 {
@@ -73,7 +72,7 @@ static const char *pgprot_test_type(pgprot_t prot, bool huge)
 	return "unknown";
 }
 #elif defined(CONFIG_ARM64)
-/* The entry has an index into the register that has the attributes */
+/* The entry has an index into the register with the attributes. */
 static const char *pgprot_test_type(pgprot_t prot, bool huge)
 {
 	unsigned int index = FIELD_GET(PTE_ATTRINDX_MASK, pgprot_val(prot));

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A variant driver of vfio-pci which does what real ones do, but rarely or on
- * hardware that few have. Userspace chooses by attributes of the device:
+ * A variant driver of vfio-pci that does what other variant drivers do rarely, or only
+ * on rare hardware. Attributes of the device control it:
  *
- * dmabuf	what DMABUFs of its BARs lead to, from the next time on that it is
- *		opened: "bar", "other" (the page after) or "none" (no export)
- * own_mmap	if set, the driver maps BARs by itself, with vm_ops of its own
- * read_ms	if not 0, a read() of a BAR gives zeros, and takes this long with
+ * dmabuf	the memory of DMABUFs, from the next open of the device on: "bar",
+ *		"other" (the next page of the BAR) or "none" (no export)
+ * own_mmap	if set, mmap() of BARs uses vm_ops of the driver
+ * read_ms	if not 0, read() of a BAR returns zeros, and takes this long with
  *		memory_lock held before it writes to the memory of the user
- * resume_fails	the device cannot be resumed as long as this is set
+ * resume_fails	if set, the device cannot be resumed
  *
  * For tests only.
  */
@@ -41,7 +41,7 @@ struct variant {
 	bool resume_fails;
 };
 
-/* Those of vfio-pci-core, and those with another way to resume */
+/* The pm_ops of vfio-pci-core, and a copy with another runtime_resume() */
 static const struct dev_pm_ops *variant_core_pm_ops;
 static struct dev_pm_ops variant_pm_ops;
 
@@ -56,7 +56,7 @@ static int variant_get_other_phys(struct vfio_pci_core_device *vdev,
 	size_t i;
 	int ret;
 
-	/* The memory is another than that of the BAR: not for mmap() */
+	/* It is not the memory of the BAR, so mmap() is not supported. */
 	ret = vfio_pci_core_get_dmabuf_phys(vdev, provider, region_index,
 					    phys_vec, dma_ranges, nr_ranges,
 					    &is_bar);
@@ -108,8 +108,8 @@ static ssize_t variant_read(struct vfio_device *core_vdev, char __user *buf,
 		return vfio_pci_core_read(core_vdev, buf, count, ppos);
 
 	/*
-	 * As nvgrace-gpu does. Lockdep is right to complain about it, but is wanted
-	 * for what comes later.
+	 * As nvgrace-gpu does. The report of lockdep would be right, but would switch
+	 * lockdep off for the rest of the tests.
 	 */
 	lockdep_off();
 	down_read(&variant->core.memory_lock);
@@ -128,7 +128,7 @@ static ssize_t variant_read(struct vfio_device *core_vdev, char __user *buf,
 
 #define VARIANT_PGOFF_BITS	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
 
-/* As nvgrace-gpu does for memory that is not the BAR's. This maps the BAR. */
+/* Like the handler of nvgrace-gpu, but for the memory of the BAR */
 static vm_fault_t variant_fault(struct vm_fault *vmf)
 {
 	struct variant *variant = vmf->vma->vm_private_data;
@@ -284,7 +284,7 @@ static int variant_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return ret;
 	}
 
-	/* What vfio-pci-core has just put there, each time the same */
+	/* vfio-pci-core has just set it, always to the same value. */
 	if (!variant_core_pm_ops) {
 		variant_core_pm_ops = pdev->dev.driver->pm;
 		variant_pm_ops = *variant_core_pm_ops;
@@ -319,5 +319,5 @@ static struct pci_driver variant_driver = {
 };
 
 module_pci_driver(variant_driver);
-MODULE_DESCRIPTION("Variant driver for the vfio selftests");
+MODULE_DESCRIPTION("Variant driver of vfio-pci for tests");
 MODULE_LICENSE("GPL");
