@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include <linux/dma-buf.h>
+#include <linux/membarrier.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
@@ -53,6 +55,16 @@ bool driver_rebind(const char *bdf)
 	free(driver);
 
 	return !ret;
+}
+
+void wait_rcu(void)
+{
+	/* It waits for a grace period. After a second one, callbacks of the first ran. */
+	for (int i = 0; i < 2; i++) {
+		/* CONFIG_MEMBARRIER can be switched off. */
+		if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+			usleep(200000);
+	}
 }
 
 void wait_until_asleep(pid_t tid)

@@ -18,6 +18,9 @@ void device_close(struct vfio_pci_device *device);
 /* Unbind a driver and bind it again. Return false if it cannot be unbound in time. */
 bool driver_rebind(const char *bdf);
 
+/* Wait until objects that RCU protects are freed. */
+void wait_rcu(void);
+
 /* Wait until a thread sleeps in the kernel, or is gone. */
 void wait_until_asleep(pid_t tid);
 
