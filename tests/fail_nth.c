@@ -33,7 +33,6 @@ static const char *device_bdf;
 #define FAIL_NTH "/proc/thread-self/fail-nth"
 #define FAILSLAB "/sys/kernel/debug/failslab/"
 #define FAIL_USERCOPY "/sys/kernel/debug/fail_usercopy/"
-#define BUFINFO "/sys/kernel/debug/dma_buf/bufinfo"
 
 /* More allocations than any of the calls makes */
 #define MAX_NTH 500
@@ -77,29 +76,16 @@ FIXTURE(fail_nth) {
 
 typedef FIXTURE_DATA(fail_nth) fail_nth_test;
 
-/*
- * How many DMABUFs with the size of one of this test's vfio-pci has exported or made
- * for BAR mappings. The list does not say of which device.
- */
+/* How many DMABUFs look like those of this test? */
 static int nr_dmabufs(fail_nth_test *self)
 {
 	static const int pages[] = {
 		DMABUF_PAGES, EXPORT_PAGES, RANGES_PAGES, BAR_MMAP_PAGES,
 	};
-	FILE *file = fopen(BUFINFO, "r");
-	char line[256], exporter[64];
-	unsigned long size;
 	int nr = 0;
 
-	VFIO_ASSERT_NOT_NULL(file);
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lu %*x %*x %*d %63s", &size, exporter) != 2 ||
-		    strncmp(exporter, "vfio", 4))
-			continue;
-		for (int i = 0; i < ARRAY_SIZE(pages); i++)
-			nr += size == pages[i] * self->page;
-	}
-	VFIO_ASSERT_EQ(fclose(file), 0);
+	for (int i = 0; i < ARRAY_SIZE(pages); i++)
+		nr += nr_vfio_dmabufs(pages[i] * self->page);
 
 	return nr;
 }
@@ -152,8 +138,8 @@ FIXTURE_SETUP(fail_nth)
 
 	if (!debugfs_mount() || access(FAILSLAB "ignore-gfp-wait", W_OK))
 		SKIP(return, "no " FAILSLAB " (CONFIG_FAILSLAB)");
-	if (access(BUFINFO, R_OK))
-		SKIP(return, "no " BUFINFO);
+	if (nr_vfio_dmabufs(0) < 0)
+		SKIP(return, "no list of DMABUFs in debugfs");
 
 	self->page = getpagesize();
 	self->device = device_open(device_bdf);

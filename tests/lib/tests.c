@@ -201,6 +201,32 @@ int read_file(const char *path, char *value, size_t size)
 	return ret;
 }
 
+#define BUFINFO "/sys/kernel/debug/dma_buf/bufinfo"
+
+int nr_vfio_dmabufs(u64 size)
+{
+	char line[256], exporter[64];
+	unsigned long line_size;
+	FILE *file;
+	int nr = 0;
+
+	if (!debugfs_mount())
+		return -ENOENT;
+	file = fopen(BUFINFO, "r");
+	if (!file)
+		return -ENOENT;
+
+	/* size, flags, mode, count, exporter, inode, name */
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lu %*x %*x %*d %63s", &line_size, exporter) == 2 &&
+		    !strncmp(exporter, "vfio", strlen("vfio")) && line_size == size)
+			nr++;
+	}
+	VFIO_ASSERT_EQ(fclose(file), 0);
+
+	return nr;
+}
+
 struct sw_sync_create_fence_data {
 	__u32 value;
 	char name[32];

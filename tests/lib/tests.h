@@ -61,6 +61,13 @@ int write_file(const char *path, const char *value);
 int read_file(const char *path, char *value, size_t size);
 
 /*
+ * Return how many DMABUFs with this size vfio-pci has exported or created for BAR
+ * mappings, or -ENOENT if debugfs does not list them. The list does not say of which
+ * device they are, so a test uses sizes that others do not.
+ */
+int nr_vfio_dmabufs(u64 size);
+
+/*
  * sw_sync: a timeline, and fences that are signaled when it gets to their value.
  * To create one sets the taint of a soft lockup.
  */
