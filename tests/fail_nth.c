@@ -399,7 +399,8 @@ static void undo_revoke(fail_nth_test *self)
 
 TEST_F(fail_nth, revoke)
 {
-	sweep(_metadata, self, &(struct call){ call_revoke, undo_revoke, .revokes = true, .only_copies = true });
+	sweep(_metadata, self, &(struct call){ call_revoke, undo_revoke, .revokes = true,
+				.only_copies = true });
 }
 
 static int call_memory_off(fail_nth_test *self)
@@ -420,7 +421,8 @@ static void undo_memory_off(fail_nth_test *self)
 
 TEST_F(fail_nth, memory_off)
 {
-	sweep(_metadata, self, &(struct call){ call_memory_off, undo_memory_off, .revokes = true, .only_copies = true });
+	sweep(_metadata, self, &(struct call){ call_memory_off, undo_memory_off, .revokes = true,
+				.only_copies = true });
 }
 
 #define NR_FENCES 3

@@ -754,7 +754,7 @@ TEST_F_TIMEOUT(fuzz, client, 600)
 		ASSERT_GE(dmabuf, 0);
 		for (u64 offset = 0; offset < 4 * self->page; offset += self->page)
 			ASSERT_EQ(0, __vfio_pci_bar_write32(self->device, ram, offset,
-							  ~CLIENT_VALUE));
+							    ~CLIENT_VALUE));
 
 		ASSERT_EQ(0, fuzz_as_client(_metadata, self, dmabuf));
 

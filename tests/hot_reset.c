@@ -219,7 +219,7 @@ static void *client_thread(void *arg)
 				     function->dmabuf, 0);
 			VFIO_ASSERT_NE(vaddr, MAP_FAILED);
 			read_pages(vaddr, client->page,
-					function->size / client->page);
+				   function->size / client->page);
 			VFIO_ASSERT_EQ(munmap(vaddr, function->size), 0);
 		}
 		(*thread->rounds)++;

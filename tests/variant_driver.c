@@ -128,7 +128,7 @@ TEST_F(variant_driver, no_export)
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(self->device, -1));
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(self->device, self->device->fd));
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_set_memattr(self->device, -1,
-						       VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
+							     VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_device_feature(self->device->fd, VFIO_DEVICE_FEATURE_PROBE |
 						     VFIO_DEVICE_FEATURE_SET |
 						     VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR, NULL, 0));
@@ -157,7 +157,7 @@ TEST_F(variant_driver, other_memory)
 	ASSERT_EQ(MAP_FAILED, mmap(NULL, 2 * self->page, PROT_READ, MAP_SHARED, self->dmabuf, 0));
 	ASSERT_EQ(EINVAL, errno);
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_set_memattr(self->device, self->dmabuf,
-						       VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
+							     VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
 
 	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->dmabuf));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->device, self->dmabuf));
@@ -222,7 +222,7 @@ TEST_F(variant_driver, resume_fails)
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(-EIO, __vfio_pci_dmabuf_revoke(self->device, self->dmabuf));
 		ASSERT_EQ(-EIO, __vfio_pci_dmabuf_set_memattr(self->device, self->dmabuf,
-							VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
+							      VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
 	}
 	set("resume_fails", "0");
 
