@@ -274,8 +274,8 @@ static int do_write(void *arg)
 TEST_F(huge_pages, late)
 {
 	struct bar_test *t = &self->t;
-	struct blocking_call resetter = { .fn = do_reset, .arg = t->device };
-	struct blocking_call huge = { .fn = do_write }, small = { .fn = do_write };
+	struct waiter resetter = { .fn = do_reset, .arg = t->device };
+	struct waiter huge = { .fn = do_write }, small = { .fn = do_write };
 	size_t pmd = thp_pmd_size();
 	int timeline, dmabuf;
 	void *vaddr;
@@ -298,18 +298,18 @@ TEST_F(huge_pages, late)
 	dmabuf = vfio_pci_dmabuf_export(t->device, t->bar, 0, t->page);
 	sw_sync_add_fence(timeline, 1, dmabuf);
 
-	blocking_call_start(&resetter);
-	ASSERT_TRUE(blocking_call_blocks(&resetter));
-	blocking_call_start(&huge);
-	ASSERT_TRUE(blocking_call_blocks(&huge));
+	waiter_start(&resetter);
+	ASSERT_TRUE(waiter_blocks(&resetter));
+	waiter_start(&huge);
+	ASSERT_TRUE(waiter_blocks(&huge));
 	ASSERT_EQ(0, prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
-	blocking_call_start(&small);
-	ASSERT_TRUE(blocking_call_blocks(&small));
+	waiter_start(&small);
+	ASSERT_TRUE(waiter_blocks(&small));
 
 	sw_sync_advance(timeline);
-	ASSERT_EQ(0, blocking_call_join(&resetter));
-	ASSERT_EQ(0, blocking_call_join(&huge));
-	ASSERT_EQ(0, blocking_call_join(&small));
+	ASSERT_EQ(0, waiter_join(&resetter));
+	ASSERT_EQ(0, waiter_join(&huge));
+	ASSERT_EQ(0, waiter_join(&small));
 	ASSERT_EQ(0, prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0));
 	ASSERT_EQ(0, munmap(vaddr, pmd));
 	ASSERT_EQ(0, close(dmabuf));

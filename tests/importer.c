@@ -61,7 +61,7 @@ FIXTURE(importer) {
 	/* A process that does not have the device */
 	struct dmabuf_client *client;
 
-	/* The arguments of blocking calls */
+	/* The arguments of waiters */
 	enum vfio_pci_bar_revocation event;
 	int revoke_fd;
 };
@@ -208,7 +208,7 @@ static int do_touch(void *arg)
 	importer_test *self = arg;
 	u32 value;
 
-	return dmabuf_client_read32(self->client, 0, &value, NULL);
+	return dmabuf_client_read32(self->client, 0, &value);
 }
 
 static void touch_by_client(importer_test *self, struct dmabuf *dmabuf)
@@ -314,7 +314,7 @@ static void wait_dead(struct dmabuf *dmabuf)
 /* A revocation zaps the mappings of the CPU at once, and waits for all importers. */
 TEST_F(importer, revoke)
 {
-	struct blocking_call call = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_revoke };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importers[3];
 
@@ -322,15 +322,15 @@ TEST_F(importer, revoke)
 		importers[i] = import(dmabuf, 0, 0);
 
 	self->revoke_fd = dmabuf->fd;
-	blocking_call_start(&call);
+	waiter_start(&waiter);
 	wait_dead(dmabuf);
 	for (int i = 0; i < ARRAY_SIZE(importers); i++) {
-		ASSERT_TRUE(blocking_call_blocks(&call));
+		ASSERT_TRUE(waiter_blocks(&waiter));
 		assert_works(_metadata, &self->dmabufs[1]);
 		unmap(importers[i]);
 		ASSERT_EQ(-ENODEV, try_map(importers[i]));
 	}
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	assert_dead(_metadata, dmabuf);
 
 	/* Each was notified once, and a reset does not notify them again. */
@@ -344,15 +344,15 @@ TEST_F(importer, revoke)
 /* The revocation ends when the importer is closed. */
 TEST_F(importer, close_importer)
 {
-	struct blocking_call call = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_revoke };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importer = import(dmabuf, 0, 0);
 
 	self->revoke_fd = dmabuf->fd;
-	blocking_call_start(&call);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	waiter_start(&waiter);
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	ASSERT_EQ(0, close(importer));
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 }
 
 /*
@@ -361,7 +361,7 @@ TEST_F(importer, close_importer)
  */
 TEST_F(importer, slow_callback)
 {
-	struct blocking_call call = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_revoke };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importer = import(dmabuf, SLOW_MS, 0);
 	u64 start = now_ms();
@@ -369,7 +369,7 @@ TEST_F(importer, slow_callback)
 	u32 value;
 
 	self->revoke_fd = dmabuf->fd;
-	blocking_call_start(&call);
+	waiter_start(&waiter);
 	wait_dead(dmabuf);
 
 	ASSERT_EQ(0, mmio_read32(self->dmabufs[1].vaddr, &value));
@@ -381,13 +381,13 @@ TEST_F(importer, slow_callback)
 	ASSERT_EQ(0, mmio_read32(vaddr, &value));
 	ASSERT_EQ(0, munmap(vaddr, self->page));
 
-	ASSERT_FALSE(atomic_load(&call.done));
+	ASSERT_FALSE(atomic_load(&waiter.done));
 	ASSERT_LT(now_ms(), start + SLOW_MS);
 
 	while (told(importer) < 1)
 		sched_yield();
 	unmap(importer);
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	ASSERT_GE(now_ms(), start + SLOW_MS);
 	ASSERT_EQ(0, close(importer));
 }
@@ -395,8 +395,8 @@ TEST_F(importer, slow_callback)
 /* An event during the callback must wait for the importer as well. */
 TEST_F(importer, slow_callback_and_event)
 {
-	struct blocking_call revoker = { .arg = self, .fn = do_revoke };
-	struct blocking_call call = { .arg = self, .fn = do_event };
+	struct waiter revoker = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_event };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importer, other;
 
@@ -408,17 +408,17 @@ TEST_F(importer, slow_callback_and_event)
 	other = import(&self->dmabufs[1], 0, 0);
 
 	self->revoke_fd = dmabuf->fd;
-	blocking_call_start(&revoker);
+	waiter_start(&revoker);
 	wait_dead(dmabuf);
-	blocking_call_start(&call);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	waiter_start(&waiter);
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	while (told(importer) < 1 || told(other) < 1)
 		sched_yield();
 	unmap(other);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	unmap(importer);
-	ASSERT_EQ(0, blocking_call_join(&revoker));
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&revoker));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	ASSERT_EQ(1, told(importer));
 	ASSERT_EQ(1, told(other));
 	vfio_pci_bars_restore(self->device, self->event);
@@ -440,7 +440,7 @@ TEST_F(importer, events)
 
 	for (self->event = VFIO_PCI_BAR_MEMORY_DECODE;
 	     self->event <= VFIO_PCI_BAR_HOT_RESET; self->event++) {
-		struct blocking_call call = { .arg = self, .fn = do_event };
+		struct waiter waiter = { .arg = self, .fn = do_event };
 
 		for (int i = 0; i < NR_DMABUFS; i++)
 			unmap(importers[i]);
@@ -451,14 +451,14 @@ TEST_F(importer, events)
 			ASSERT_EQ(0, try_map(importers[i]));
 		times += 2;
 
-		blocking_call_start(&call);
+		waiter_start(&waiter);
 		for (int i = 0; i < NR_DMABUFS; i++) {
 			while (told(importers[i]) < times)
 				sched_yield();
-			ASSERT_TRUE(blocking_call_blocks(&call));
+			ASSERT_TRUE(waiter_blocks(&waiter));
 			unmap(importers[i]);
 		}
-		ASSERT_EQ(0, blocking_call_join(&call));
+		ASSERT_EQ(0, waiter_join(&waiter));
 
 		if (!vfio_pci_bar_revocation_is_reset(self->event)) {
 			for (int i = 0; i < NR_DMABUFS; i++)
@@ -479,13 +479,13 @@ TEST_F(importer, events)
 
 TEST_F(importer, close_device)
 {
-	struct blocking_call call = { .arg = self, .fn = do_close };
+	struct waiter waiter = { .arg = self, .fn = do_close };
 	int importer = import(&self->dmabufs[0], 0, 0);
 
-	blocking_call_start(&call);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	waiter_start(&waiter);
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	unmap(importer);
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 
 	ASSERT_EQ(-ENODEV, try_map(importer));
 	assert_dead(_metadata, &self->dmabufs[0]);
@@ -505,12 +505,12 @@ TEST_F(importer, fault_and_revoke)
 		SKIP(return, "%s: no VFIO_DEVICE_RESET", device_bdf);
 
 	for (int i = 0; i < 2; i++) {
-		struct blocking_call resetter = { .arg = self, .fn = do_event };
-		struct blocking_call calls[] = {
+		struct waiter resetter = { .arg = self, .fn = do_event };
+		struct waiter waiters[] = {
 			{ .arg = self, .fn = do_touch },
 			{ .arg = self, .fn = do_revoke },
 		};
-		struct blocking_call *toucher = &calls[0], *revoker = &calls[1];
+		struct waiter *toucher = &waiters[0], *revoker = &waiters[1];
 		int importer = import(&self->dmabufs[0], 0, 0);
 		struct dmabuf *dmabuf = &self->dmabufs[1 + i];
 		void *vaddr, *bar;
@@ -520,24 +520,24 @@ TEST_F(importer, fault_and_revoke)
 		self->revoke_fd = dmabuf->fd;
 		touch_by_client(self, dmabuf);
 
-		blocking_call_start(&resetter);
-		ASSERT_TRUE(blocking_call_blocks(&resetter));
-		blocking_call_start(&calls[i]);
-		ASSERT_TRUE(blocking_call_blocks(&calls[i]));
-		blocking_call_start(&calls[!i]);
-		ASSERT_TRUE(blocking_call_blocks(&calls[!i]));
+		waiter_start(&resetter);
+		ASSERT_TRUE(waiter_blocks(&resetter));
+		waiter_start(&waiters[i]);
+		ASSERT_TRUE(waiter_blocks(&waiters[i]));
+		waiter_start(&waiters[!i]);
+		ASSERT_TRUE(waiter_blocks(&waiters[!i]));
 
 		vaddr = mmap(NULL, self->page, PROT_READ, MAP_SHARED, dmabuf->fd, 0);
 		ASSERT_NE(MAP_FAILED, vaddr);
 		bar = mmap(NULL, self->page, PROT_READ, MAP_SHARED, self->device->fd,
 			   self->device->bars[self->bar].info.offset);
 		ASSERT_NE(MAP_FAILED, bar);
-		ASSERT_TRUE(blocking_call_blocks(&resetter));
+		ASSERT_TRUE(waiter_blocks(&resetter));
 
 		unmap(importer);
-		ASSERT_EQ(0, blocking_call_join(&resetter));
-		ASSERT_EQ(0, blocking_call_join(revoker));
-		ret = blocking_call_join(toucher);
+		ASSERT_EQ(0, waiter_join(&resetter));
+		ASSERT_EQ(0, waiter_join(revoker));
+		ret = waiter_join(toucher);
 		ASSERT_TRUE(!ret || ret == SIGBUS);
 		assert_dead(_metadata, dmabuf);
 		ASSERT_EQ(SIGBUS, do_touch(self));
@@ -556,26 +556,26 @@ TEST_F(importer, fault_and_revoke)
  */
 TEST_F(importer, fault_and_close)
 {
-	struct blocking_call closer = { .arg = self, .fn = do_close };
-	struct blocking_call toucher = { .arg = self, .fn = do_touch };
+	struct waiter closer = { .arg = self, .fn = do_close };
+	struct waiter toucher = { .arg = self, .fn = do_touch };
 	int importer = import(&self->dmabufs[0], 0, 0);
 	struct dmabuf *dmabuf = &self->dmabufs[1];
 	void *vaddr;
 	u32 value;
 
 	touch_by_client(self, dmabuf);
-	blocking_call_start(&closer);
-	ASSERT_TRUE(blocking_call_blocks(&closer));
-	blocking_call_start(&toucher);
-	ASSERT_TRUE(blocking_call_blocks(&toucher));
+	waiter_start(&closer);
+	ASSERT_TRUE(waiter_blocks(&closer));
+	waiter_start(&toucher);
+	ASSERT_TRUE(waiter_blocks(&toucher));
 	vaddr = mmap(NULL, self->page, PROT_READ, MAP_SHARED, dmabuf->fd, 0);
 	ASSERT_NE(MAP_FAILED, vaddr);
 	ASSERT_EQ(-ENODEV, try_attach(dmabuf->fd, 0, 0));
-	ASSERT_TRUE(blocking_call_blocks(&closer));
+	ASSERT_TRUE(waiter_blocks(&closer));
 
 	unmap(importer);
-	ASSERT_EQ(0, blocking_call_join(&closer));
-	ASSERT_EQ(SIGBUS, blocking_call_join(&toucher));
+	ASSERT_EQ(0, waiter_join(&closer));
+	ASSERT_EQ(SIGBUS, waiter_join(&toucher));
 	for (int i = 0; i < NR_DMABUFS; i++)
 		assert_dead(_metadata, &self->dmabufs[i]);
 	ASSERT_EQ(SIGBUS, mmio_read32(vaddr, &value));
@@ -591,16 +591,16 @@ TEST_F(importer, fault_and_close)
  */
 TEST_F(importer, release_meanwhile)
 {
-	struct blocking_call resetter = { .arg = self, .fn = do_event };
-	struct blocking_call closer = { .arg = self, .fn = do_close };
-	struct blocking_call *calls[] = { &resetter, &closer };
+	struct waiter resetter = { .arg = self, .fn = do_event };
+	struct waiter closer = { .arg = self, .fn = do_close };
+	struct waiter *waiters[] = { &resetter, &closer };
 	char path[PATH_MAX];
 
 	self->event = VFIO_PCI_BAR_DEVICE_RESET;
-	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+	for (int i = 0; i < ARRAY_SIZE(waiters); i++) {
 		int fd, dead_fd, holder, importer;
 
-		if (calls[i] == &resetter && !has_event(self, self->event))
+		if (waiters[i] == &resetter && !has_event(self, self->event))
 			continue;
 
 		fd = vfio_pci_dmabuf_export(self->device, self->bar, 0, self->page);
@@ -611,14 +611,14 @@ TEST_F(importer, release_meanwhile)
 		ASSERT_EQ(0, close(dead_fd));
 
 		importer = import(&self->dmabufs[0], 0, 0);
-		blocking_call_start(calls[i]);
-		ASSERT_TRUE(blocking_call_blocks(calls[i]));
+		waiter_start(waiters[i]);
+		ASSERT_TRUE(waiter_blocks(waiters[i]));
 		ASSERT_EQ(0, close(fd));
 		ASSERT_EQ(0, close(holder));
-		ASSERT_TRUE(blocking_call_blocks(calls[i]));
+		ASSERT_TRUE(waiter_blocks(waiters[i]));
 
 		unmap(importer);
-		ASSERT_EQ(0, blocking_call_join(calls[i]));
+		ASSERT_EQ(0, waiter_join(waiters[i]));
 		ASSERT_EQ(0, close(importer));
 	}
 
@@ -631,8 +631,8 @@ TEST_F(importer, release_meanwhile)
 /* After a revocation was killed, other calls wait for the importer. */
 TEST_F(importer, kill)
 {
-	struct blocking_call revoker = { .arg = self, .fn = do_revoke };
-	struct blocking_call call = { .arg = self, .fn = do_event };
+	struct waiter revoker = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_event };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importer = import(dmabuf, 0, 0);
 	int status;
@@ -655,19 +655,19 @@ TEST_F(importer, kill)
 		_exit(0);
 	}
 	wait_dead(dmabuf);
-	usleep(BLOCKING_CALL_US);
+	usleep(WAITER_US);
 	ASSERT_EQ(0, waitpid(pid, &status, WNOHANG));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_TRUE(WIFSIGNALED(status));
 
-	blocking_call_start(&revoker);
-	ASSERT_TRUE(blocking_call_blocks(&revoker));
-	blocking_call_start(&call);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	waiter_start(&revoker);
+	ASSERT_TRUE(waiter_blocks(&revoker));
+	waiter_start(&waiter);
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	unmap(importer);
-	ASSERT_EQ(-EBADFD, blocking_call_join(&revoker));
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(-EBADFD, waiter_join(&revoker));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	vfio_pci_bars_restore(self->device, self->event);
 	ASSERT_EQ(2, told(importer));
 	ASSERT_EQ(0, close(importer));
@@ -679,14 +679,14 @@ TEST_F(importer, kill)
  */
 TEST_F(importer, kill_second)
 {
-	struct blocking_call call = { .arg = self, .fn = do_revoke };
+	struct waiter waiter = { .arg = self, .fn = do_revoke };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int importer = import(dmabuf, 5 * SLOW_MS, 0);
 	int status, ret;
 	pid_t pid;
 
 	self->revoke_fd = dmabuf->fd;
-	blocking_call_start(&call);
+	waiter_start(&waiter);
 	while (told(importer) < 1)
 		sched_yield();
 
@@ -700,17 +700,17 @@ TEST_F(importer, kill_second)
 		_exit(0);
 	}
 	wait_until_asleep(pid);
-	usleep(BLOCKING_CALL_US);
+	usleep(WAITER_US);
 	ASSERT_EQ(0, waitpid(pid, &status, WNOHANG));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ret = wait_child(pid, SLOW_MS);
-	ASSERT_FALSE(atomic_load(&call.done));
+	ASSERT_FALSE(atomic_load(&waiter.done));
 	ASSERT_EQ(128 + SIGKILL, ret)
 		TH_LOG("A revocation that waits for another one cannot be killed");
 
 	/* The first one still waits for the importer. */
 	unmap(importer);
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	ASSERT_EQ(1, told(importer));
 	assert_dead(_metadata, dmabuf);
 	ASSERT_EQ(0, close(importer));
@@ -722,7 +722,7 @@ TEST_F(importer, kill_second)
  */
 TEST_F(importer, kill_during_fault)
 {
-	struct blocking_call call = { .arg = self, .fn = do_event };
+	struct waiter waiter = { .arg = self, .fn = do_event };
 	struct dmabuf *dmabuf = &self->dmabufs[0];
 	int fds[2];
 	pid_t pid;
@@ -747,11 +747,11 @@ TEST_F(importer, kill_during_fault)
 	}
 
 	ASSERT_EQ(1, read(fds[0], &c, 1));
-	blocking_call_start(&call);
-	ASSERT_TRUE(blocking_call_blocks(&call));
+	waiter_start(&waiter);
+	ASSERT_TRUE(waiter_blocks(&waiter));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(128 + SIGKILL, wait_child(pid, 10 * SLOW_MS));
-	ASSERT_EQ(0, blocking_call_join(&call));
+	ASSERT_EQ(0, waiter_join(&waiter));
 	assert_works(_metadata, dmabuf);
 
 	ASSERT_EQ(0, close(fds[0]));
@@ -781,9 +781,9 @@ static void test_contended(struct __test_metadata *_metadata, importer_test *sel
 {
 	struct resetter reset = { busy, __vfio_pci_device_reset };
 	struct resetter hot_reset = { idle, __vfio_pci_hot_reset };
-	struct blocking_call resetter = { .arg = &reset, .fn = do_reset };
-	struct blocking_call hot_resetter = { .arg = &hot_reset, .fn = do_reset };
-	struct blocking_call toucher = { .arg = self, .fn = do_touch };
+	struct waiter resetter = { .arg = &reset, .fn = do_reset };
+	struct waiter hot_resetter = { .arg = &hot_reset, .fn = do_reset };
+	struct waiter toucher = { .arg = self, .fn = do_touch };
 	int busy_importer = import_for(busy->bdf, busy_dmabuf, 0, 0);
 	int idle_importer = import_for(idle->bdf, idle_dmabuf, 0, 0);
 	u64 start;
@@ -791,10 +791,10 @@ static void test_contended(struct __test_metadata *_metadata, importer_test *sel
 	u32 value;
 	int ret;
 
-	blocking_call_start(&resetter);
+	waiter_start(&resetter);
 	while (told(busy_importer) < 1)
 		sched_yield();
-	ASSERT_TRUE(blocking_call_blocks(&resetter));
+	ASSERT_TRUE(waiter_blocks(&resetter));
 
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -807,7 +807,7 @@ static void test_contended(struct __test_metadata *_metadata, importer_test *sel
 		pause();
 	}
 	wait_until_asleep(pid);
-	usleep(BLOCKING_CALL_US);
+	usleep(WAITER_US);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ret = wait_child(pid, SLOW_MS);
 	EXPECT_EQ(0, told(idle_importer))
@@ -815,27 +815,27 @@ static void test_contended(struct __test_metadata *_metadata, importer_test *sel
 	EXPECT_EQ(128 + SIGKILL, ret)
 		TH_LOG("A hot reset that waits for %s cannot be killed", busy->bdf);
 
-	blocking_call_start(&hot_resetter);
-	if (!blocking_call_blocks(&hot_resetter))
+	waiter_start(&hot_resetter);
+	if (!waiter_blocks(&hot_resetter))
 		TH_LOG("The hot reset does not wait for %s", busy->bdf);
 	EXPECT_EQ(0, told(idle_importer))
 		TH_LOG("%s loses its importers to the lock of %s", idle->bdf, busy->bdf);
 
 	touch_by_client(self, idle_dmabuf);
 	start = now_ms();
-	blocking_call_start(&toucher);
+	waiter_start(&toucher);
 	while (!atomic_load(&toucher.done) && now_ms() < start + SLOW_MS)
 		sched_yield();
 	EXPECT_TRUE(atomic_load(&toucher.done))
 		TH_LOG("A fault on %s waits for %s", idle->bdf, busy->bdf);
 
 	unmap(busy_importer);
-	ASSERT_EQ(0, blocking_call_join(&resetter));
-	ASSERT_EQ(0, blocking_call_join(&toucher));
+	ASSERT_EQ(0, waiter_join(&resetter));
+	ASSERT_EQ(0, waiter_join(&toucher));
 	while (!told(idle_importer) && !atomic_load(&hot_resetter.done))
 		sched_yield();
 	unmap(idle_importer);
-	ret = blocking_call_join(&hot_resetter);
+	ret = waiter_join(&hot_resetter);
 	ASSERT_TRUE(!ret || ret == -EBUSY)
 		TH_LOG("hot reset: %s", strerror(-ret));
 	EXPECT_EQ(!ret, told(idle_importer));

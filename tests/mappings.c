@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mappings of BARs and of DMABUFs: many of them, MADV_DONTNEED, and the close of a
- * device while other processes look at its mappings in /proc.
+ * Mappings of BARs and of DMABUFs: many of them, MAP_FIXED over one, MADV_DONTNEED, and
+ * the close of a device while other processes look at its mappings in /proc.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -104,6 +104,51 @@ TEST_F(mappings, many)
 					       i % NR_PAGES * t->page, true));
 		ASSERT_EQ(0, munmap(vaddr[i], t->page));
 	}
+}
+
+/* MAP_FIXED over a page of a mapping, which succeeds and which does not */
+TEST_F(mappings, overlay)
+{
+	struct bar_test *t = &self->t;
+	void *vaddr = bar_fd_mmap(&self->fd, 0, 5 * t->page, RW);
+	u64 offset = 7 * t->page;
+
+	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 5 * t->page));
+	ASSERT_EQ(vaddr + 2 * t->page,
+		  mmap(vaddr + 2 * t->page, t->page, RW, MAP_SHARED | MAP_FIXED,
+		       self->fd.fd, self->fd.base + offset));
+	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr + 2 * t->page, offset, true));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 2 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr + 3 * t->page, 3 * t->page,
+					2 * t->page));
+
+	/* It may leave a hole. The other pages are not affected. */
+	ASSERT_EQ(MAP_FAILED, mmap(vaddr + t->page, t->page, PROT_READ,
+				   MAP_SHARED | MAP_FIXED, t->device->fd,
+				   t->device->config_space.offset));
+	ASSERT_EQ(EINVAL, errno);
+	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr, 0, true));
+	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr + 2 * t->page, offset, true));
+	ASSERT_EQ(0, munmap(vaddr, 5 * t->page));
+}
+
+/* A mapping through a file descriptor that is closed before the other one */
+TEST_F(mappings, dup)
+{
+	struct bar_test *t = &self->t;
+	struct bar_fd copy = self->fd;
+	void *vaddr, *other;
+
+	copy.fd = dup(self->fd.fd);
+	ASSERT_GE(copy.fd, 0);
+	vaddr = bar_fd_mmap(&copy, 0, 3 * t->page, RW);
+	ASSERT_EQ(0, close(copy.fd));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 3 * t->page));
+
+	other = bar_fd_mmap(&self->fd, t->page, 2 * t->page, RW);
+	ASSERT_EQ(0, munmap(vaddr, 3 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, other, t->page, 2 * t->page));
+	ASSERT_EQ(0, munmap(other, 2 * t->page));
 }
 
 /* MADV_DONTNEED is refused, and the mapping can still be used. */

@@ -267,28 +267,28 @@ static int do_memory_off(void *arg)
  */
 static int mmap_in_between(variant_test *self)
 {
-	struct blocking_call reader = { .arg = self, .fn = do_read };
-	struct blocking_call writer = { .arg = self, .fn = do_memory_off };
+	struct waiter reader = { .arg = self, .fn = do_read };
+	struct waiter writer = { .arg = self, .fn = do_memory_off };
 	void *bar, *dmabuf;
 	u32 value;
 
-	blocking_call_start(&reader);
-	if (!blocking_call_blocks(&reader))
+	waiter_start(&reader);
+	if (!waiter_blocks(&reader))
 		return 1;
-	blocking_call_start(&writer);
-	if (!blocking_call_blocks(&writer))
+	waiter_start(&writer);
+	if (!waiter_blocks(&writer))
 		return 2;
 
 	bar = map_bar(self);
 	dmabuf = map_dmabuf(self);
 	if (bar == MAP_FAILED || dmabuf == MAP_FAILED)
 		return 3;
-	if (!blocking_call_blocks(&reader))
+	if (!waiter_blocks(&reader))
 		return 4;
 
-	if (blocking_call_join(&reader))
+	if (waiter_join(&reader))
 		return 5;
-	blocking_call_join(&writer);
+	waiter_join(&writer);
 	if (mmio_read32(bar, &value) != SIGBUS || mmio_read32(dmabuf, &value) != SIGBUS)
 		return 6;
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
@@ -327,7 +327,7 @@ static int do_revoke(void *arg)
 /* A revocation that waits for memory_lock can be killed, and has no effect. */
 TEST_F(variant_driver, kill_under_memory_lock)
 {
-	struct blocking_call reader = { .arg = self, .fn = do_read };
+	struct waiter reader = { .arg = self, .fn = do_read };
 	void *vaddr;
 	u32 value;
 	pid_t pid;
@@ -337,20 +337,20 @@ TEST_F(variant_driver, kill_under_memory_lock)
 	ASSERT_NE(MAP_FAILED, vaddr);
 	set("read_ms", READ_MS);
 
-	blocking_call_start(&reader);
-	ASSERT_TRUE(blocking_call_blocks(&reader));
+	waiter_start(&reader);
+	ASSERT_TRUE(waiter_blocks(&reader));
 
 	pid = fork();
 	ASSERT_GE(pid, 0);
 	if (!pid)
 		_exit(-do_revoke(self));
 	wait_until_asleep(pid);
-	usleep(BLOCKING_CALL_US);
+	usleep(WAITER_US);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(128 + SIGKILL, wait_child(pid, CHILD_TIMEOUT_MS));
-	ASSERT_TRUE(blocking_call_blocks(&reader));
+	ASSERT_TRUE(waiter_blocks(&reader));
 
-	ASSERT_EQ(0, blocking_call_join(&reader));
+	ASSERT_EQ(0, waiter_join(&reader));
 	ASSERT_EQ(0, mmio_read32(vaddr, &value));
 	ASSERT_EQ(0, munmap(vaddr, self->page));
 }
@@ -358,8 +358,8 @@ TEST_F(variant_driver, kill_under_memory_lock)
 /* Of several revocations that wait for memory_lock, one succeeds. */
 TEST_F(variant_driver, revoke_under_memory_lock)
 {
-	struct blocking_call reader = { .arg = self, .fn = do_read };
-	struct blocking_call revokers[3];
+	struct waiter reader = { .arg = self, .fn = do_read };
+	struct waiter revokers[3];
 	int revoked = 0;
 	void *vaddr;
 	u32 value;
@@ -370,25 +370,25 @@ TEST_F(variant_driver, revoke_under_memory_lock)
 	ASSERT_EQ(0, mmio_read32(vaddr, &value));
 	set("read_ms", READ_MS);
 
-	blocking_call_start(&reader);
-	ASSERT_TRUE(blocking_call_blocks(&reader));
+	waiter_start(&reader);
+	ASSERT_TRUE(waiter_blocks(&reader));
 	for (int i = 0; i < ARRAY_SIZE(revokers); i++) {
-		revokers[i] = (struct blocking_call) { .arg = self, .fn = do_revoke };
-		blocking_call_start(&revokers[i]);
-		ASSERT_TRUE(blocking_call_blocks(&revokers[i]));
+		revokers[i] = (struct waiter) { .arg = self, .fn = do_revoke };
+		waiter_start(&revokers[i]);
+		ASSERT_TRUE(waiter_blocks(&revokers[i]));
 	}
 	/* Until then the page table entry can be used. */
 	ASSERT_EQ(0, mmio_read32(vaddr, &value));
 
 	for (int i = 0; i < ARRAY_SIZE(revokers); i++) {
-		int ret = blocking_call_join(&revokers[i]);
+		int ret = waiter_join(&revokers[i]);
 
 		revoked += !ret;
 		if (ret)
 			ASSERT_EQ(-EBADFD, ret);
 	}
 	ASSERT_EQ(1, revoked);
-	ASSERT_EQ(0, blocking_call_join(&reader));
+	ASSERT_EQ(0, waiter_join(&reader));
 	ASSERT_EQ(SIGBUS, mmio_read32(vaddr, &value));
 	ASSERT_EQ(0, munmap(vaddr, self->page));
 }

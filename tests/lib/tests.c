@@ -201,6 +201,39 @@ int read_file(const char *path, char *value, size_t size)
 	return ret;
 }
 
+static void *waiter_thread(void *arg)
+{
+	struct waiter *waiter = arg;
+
+	waiter->tid = syscall(SYS_gettid);
+	waiter->ret = waiter->fn(waiter->arg);
+	waiter->done = true;
+
+	return NULL;
+}
+
+void waiter_start(struct waiter *waiter)
+{
+	VFIO_ASSERT_EQ(pthread_create(&waiter->thread, NULL, waiter_thread, waiter), 0);
+}
+
+bool waiter_blocks(struct waiter *waiter)
+{
+	while (!waiter->tid)
+		sched_yield();
+	wait_until_asleep(waiter->tid);
+	usleep(WAITER_US);
+
+	return !waiter->done;
+}
+
+int waiter_join(struct waiter *waiter)
+{
+	VFIO_ASSERT_EQ(pthread_join(waiter->thread, NULL), 0);
+
+	return waiter->ret;
+}
+
 #define BUFINFO "/sys/kernel/debug/dma_buf/bufinfo"
 
 int nr_vfio_dmabufs(u64 size)

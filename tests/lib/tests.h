@@ -2,6 +2,8 @@
 #ifndef TESTS_LIB_TESTS_H
 #define TESTS_LIB_TESTS_H
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -20,6 +22,31 @@ bool driver_rebind(const char *bdf);
 
 /* Wait until objects that RCU protects are freed. */
 void wait_rcu(void);
+
+/* Three of the slices in which the kernel waits for fences */
+#define WAITER_US 300000
+
+/* A thread for a call of @fn with @arg that may block */
+struct waiter {
+	int (*fn)(void *arg);
+	void *arg;
+
+	pthread_t thread;
+	atomic_int tid;
+	atomic_bool done;
+	int ret;
+};
+
+void waiter_start(struct waiter *waiter);
+
+/*
+ * Does the call block? That is, does the thread sleep in the kernel, and has the call
+ * not returned WAITER_US later?
+ */
+bool waiter_blocks(struct waiter *waiter);
+
+/* Wait until the call returns. Return what it returned. */
+int waiter_join(struct waiter *waiter);
 
 /* Wait until a thread sleeps in the kernel, or is gone. */
 void wait_until_asleep(pid_t tid);
