@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mappings of BARs and of DMABUFs: many of them, MAP_FIXED over one, MADV_DONTNEED, and
+ * Mappings of BARs and of DMABUFs: many of them, what splits, moves and resizes them, and
  * the close of a device while other processes look at its mappings in /proc.
  */
 #include <dirent.h>
@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <linux/limits.h>
 #include <linux/mman.h>
@@ -31,12 +32,12 @@ static const char *device_bdf;
 
 #define RW (PROT_READ | PROT_WRITE)
 
-/* Some ranges of the BAR that are neither in order nor next to each other */
 #define NR_PAGES 9
 
 FIXTURE(mappings) {
 	struct bar_test t;
-	struct bar_fd fd;
+	/* The whole BAR */
+	struct bar_fd map;
 };
 
 FIXTURE_VARIANT(mappings) {
@@ -54,7 +55,6 @@ FIXTURE_VARIANT_ADD(mappings, dmabuf) {
 FIXTURE_SETUP(mappings)
 {
 	struct bar_test *t = &self->t;
-	struct vfio_region_dma_range ranges[3];
 	const char *missing;
 
 	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, SZ_64K);
@@ -65,21 +65,12 @@ FIXTURE_SETUP(mappings)
 	if (missing)
 		SKIP(return, "%s: %s", device_bdf, missing);
 
-	if (!variant->dmabuf) {
-		self->fd = bar_fd_device(t->device, t->bar);
-		return;
-	}
-
-	for (int i = 0; i < ARRAY_SIZE(ranges); i++) {
-		ranges[i].offset = (11 - 5 * i) * t->page;
-		ranges[i].length = 3 * t->page;
-	}
-	self->fd = bar_fd_export(t->device, t->bar, O_RDWR, ARRAY_SIZE(ranges), ranges);
+	self->map = bar_test_fd(t, t->bar, variant->dmabuf);
 }
 
 FIXTURE_TEARDOWN(mappings)
 {
-	bar_fd_close(&self->fd);
+	bar_fd_close(&self->map);
 	bar_test_close(&self->t);
 }
 
@@ -90,9 +81,9 @@ TEST_F(mappings, many)
 	void *vaddr[512];
 
 	for (int i = 0; i < ARRAY_SIZE(vaddr); i++) {
-		vaddr[i] = bar_fd_mmap(&self->fd, i % NR_PAGES * t->page, t->page, RW);
+		vaddr[i] = bar_fd_mmap(&self->map, i % NR_PAGES * t->page, t->page, RW);
 		if (i % 64 == 0)
-			ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr[i],
+			ASSERT_EQ(0, bar_fd_check_page(&self->map, vaddr[i],
 						       i % NR_PAGES * t->page, true));
 	}
 
@@ -100,7 +91,7 @@ TEST_F(mappings, many)
 		ASSERT_EQ(0, munmap(vaddr[i], t->page));
 
 	for (int i = 1; i < ARRAY_SIZE(vaddr); i += 2) {
-		ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr[i],
+		ASSERT_EQ(0, bar_fd_check_page(&self->map, vaddr[i],
 					       i % NR_PAGES * t->page, true));
 		ASSERT_EQ(0, munmap(vaddr[i], t->page));
 	}
@@ -110,16 +101,16 @@ TEST_F(mappings, many)
 TEST_F(mappings, overlay)
 {
 	struct bar_test *t = &self->t;
-	void *vaddr = bar_fd_mmap(&self->fd, 0, 5 * t->page, RW);
+	void *vaddr = bar_fd_mmap(&self->map, 0, 5 * t->page, RW);
 	u64 offset = 7 * t->page;
 
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 5 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, vaddr, 0, 5 * t->page));
 	ASSERT_EQ(vaddr + 2 * t->page,
 		  mmap(vaddr + 2 * t->page, t->page, RW, MAP_SHARED | MAP_FIXED,
-		       self->fd.fd, self->fd.base + offset));
-	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr + 2 * t->page, offset, true));
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 2 * t->page));
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr + 3 * t->page, 3 * t->page,
+		       self->map.fd, self->map.base + offset));
+	ASSERT_EQ(0, bar_fd_check_page(&self->map, vaddr + 2 * t->page, offset, true));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, vaddr, 0, 2 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, vaddr + 3 * t->page, 3 * t->page,
 					2 * t->page));
 
 	/* It may leave a hole. The other pages are not affected. */
@@ -127,8 +118,8 @@ TEST_F(mappings, overlay)
 				   MAP_SHARED | MAP_FIXED, t->device->fd,
 				   t->device->config_space.offset));
 	ASSERT_EQ(EINVAL, errno);
-	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr, 0, true));
-	ASSERT_EQ(0, bar_fd_check_page(&self->fd, vaddr + 2 * t->page, offset, true));
+	ASSERT_EQ(0, bar_fd_check_page(&self->map, vaddr, 0, true));
+	ASSERT_EQ(0, bar_fd_check_page(&self->map, vaddr + 2 * t->page, offset, true));
 	ASSERT_EQ(0, munmap(vaddr, 5 * t->page));
 }
 
@@ -136,18 +127,18 @@ TEST_F(mappings, overlay)
 TEST_F(mappings, dup)
 {
 	struct bar_test *t = &self->t;
-	struct bar_fd copy = self->fd;
+	struct bar_fd copy = self->map;
 	void *vaddr, *other;
 
-	copy.fd = dup(self->fd.fd);
+	copy.fd = dup(self->map.fd);
 	ASSERT_GE(copy.fd, 0);
 	vaddr = bar_fd_mmap(&copy, 0, 3 * t->page, RW);
 	ASSERT_EQ(0, close(copy.fd));
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, 0, 3 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, vaddr, 0, 3 * t->page));
 
-	other = bar_fd_mmap(&self->fd, t->page, 2 * t->page, RW);
+	other = bar_fd_mmap(&self->map, t->page, 2 * t->page, RW);
 	ASSERT_EQ(0, munmap(vaddr, 3 * t->page));
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, other, t->page, 2 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, other, t->page, 2 * t->page));
 	ASSERT_EQ(0, munmap(other, 2 * t->page));
 }
 
@@ -155,12 +146,245 @@ TEST_F(mappings, dup)
 TEST_F(mappings, madvise_dontneed)
 {
 	struct bar_test *t = &self->t;
-	void *vaddr = bar_fd_mmap(&self->fd, t->page, 2 * t->page, RW);
+	void *vaddr = bar_fd_mmap(&self->map, t->page, 2 * t->page, RW);
 
 	ASSERT_EQ(-1, madvise(vaddr, 2 * t->page, MADV_DONTNEED));
 	ASSERT_EQ(EINVAL, errno);
-	ASSERT_EQ(0, bar_fd_check_pages(&self->fd, vaddr, t->page, 2 * t->page));
+	ASSERT_EQ(0, bar_fd_check_pages(&self->map, vaddr, t->page, 2 * t->page));
 	ASSERT_EQ(0, munmap(vaddr, 2 * t->page));
+}
+
+static void assert_unmapped(struct __test_metadata *_metadata, void *vaddr)
+{
+	u32 value;
+
+	ASSERT_EQ(SIGSEGV, mmio_read32(vaddr, &value));
+}
+
+TEST_F(mappings, protection)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	struct vma_info vma;
+	void *vaddr;
+	u32 value;
+
+	vaddr = bar_fd_mmap(map, page, page, PROT_NONE);
+	ASSERT_EQ(SIGSEGV, mmio_read32(vaddr, &value));
+	ASSERT_EQ(SIGSEGV, mmio_write32(vaddr, 0));
+	ASSERT_EQ(0, mprotect(vaddr, page, RW));
+	ASSERT_EQ(0, bar_fd_check_page(map, vaddr, page, true));
+	ASSERT_EQ(0, munmap(vaddr, page));
+
+	vaddr = bar_fd_mmap(map, page, page, PROT_READ);
+	ASSERT_TRUE(vma_info_get(vaddr, &vma));
+	ASSERT_STREQ("r--s", vma.perms);
+	ASSERT_EQ(0, bar_fd_check_page(map, vaddr, page, false));
+	ASSERT_EQ(SIGSEGV, mmio_write32(vaddr, 0));
+	ASSERT_EQ(0, bar_fd_check_page(map, vaddr, page, false));
+	ASSERT_EQ(0, mprotect(vaddr, page, RW));
+	ASSERT_EQ(0, bar_fd_check_page(map, vaddr, page, true));
+	ASSERT_EQ(0, munmap(vaddr, page));
+}
+
+TEST_F(mappings, split_by_munmap)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	/* The seam of the ranges of the DMABUF is in the mapping. */
+	u64 offset = map->size / 2 - 4 * page;
+	struct vma_info vma;
+	void *vaddr;
+
+	for (int touch = 0; touch < 2; touch++) {
+		vaddr = bar_fd_mmap(map, offset, 7 * page, RW);
+		if (touch)
+			ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, offset, 7 * page));
+
+		/* Two holes: pages 0 1 - 3 4 - 6 */
+		ASSERT_EQ(0, munmap(vaddr + 2 * page, page));
+		ASSERT_EQ(0, munmap(vaddr + 5 * page, page));
+
+		for (u64 at = 0; at < 7 * page; at += page) {
+			if (at == 2 * page || at == 5 * page) {
+				assert_unmapped(_metadata, vaddr + at);
+				continue;
+			}
+			ASSERT_EQ(0, bar_fd_check_page(map, vaddr + at, offset + at, true));
+		}
+
+		ASSERT_TRUE(vma_info_get(vaddr + 3 * page, &vma));
+		ASSERT_EQ((uintptr_t)vaddr + 3 * page, vma.start);
+		ASSERT_EQ((uintptr_t)vaddr + 5 * page, vma.end);
+		ASSERT_EQ(map->base + offset + 3 * page, vma.offset);
+
+		/* Only the last part is left. */
+		ASSERT_EQ(0, munmap(vaddr, 5 * page));
+		ASSERT_EQ(0, bar_fd_check_page(map, vaddr + 6 * page, offset + 6 * page, true));
+		ASSERT_EQ(0, munmap(vaddr, 7 * page));
+	}
+}
+
+TEST_F(mappings, split_by_mprotect)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	u64 offset = map->size / 2 - 3 * page;
+	void *vaddr;
+
+	for (int touch = 0; touch < 2; touch++) {
+		vaddr = bar_fd_mmap(map, offset, 6 * page, RW);
+		if (touch)
+			ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, offset, 6 * page));
+
+		ASSERT_EQ(0, mprotect(vaddr + 2 * page, 2 * page, PROT_READ));
+
+		for (u64 at = 0; at < 6 * page; at += page) {
+			bool ro = at == 2 * page || at == 3 * page;
+
+			ASSERT_EQ(0, bar_fd_check_page(map, vaddr + at, offset + at, !ro));
+			if (ro)
+				ASSERT_EQ(SIGSEGV, mmio_write32(vaddr + at, 0));
+		}
+
+		ASSERT_EQ(0, mprotect(vaddr + 2 * page, 2 * page, RW));
+		ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, offset, 6 * page));
+		ASSERT_EQ(0, munmap(vaddr, 6 * page));
+	}
+}
+
+TEST_F(mappings, mremap_move)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	u64 sizes[] = { page, 5 * page, map->size };
+	struct vma_info vma;
+	void *old, *new;
+
+	for (int i = 0; i < 2 * ARRAY_SIZE(sizes); i++) {
+		u64 size = sizes[i / 2];
+		u64 offset = map->size - size;
+
+		old = bar_fd_mmap(map, offset, size, RW);
+		if (i % 2)
+			ASSERT_EQ(0, bar_fd_check_pages(map, old, offset, size));
+
+		/* Huge pages do not fit at the new address. */
+		new = mmap_reserve(size, SZ_1G, page);
+		ASSERT_EQ(new, mremap(old, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, new));
+
+		assert_unmapped(_metadata, old);
+		ASSERT_TRUE(vma_info_get(new, &vma));
+		ASSERT_EQ(map->base + offset, vma.offset);
+		ASSERT_EQ(0, bar_fd_check_pages(map, new, offset, size));
+		ASSERT_EQ(0, munmap(new, size));
+	}
+}
+
+TEST_F(mappings, mremap_resize)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	struct {
+		u64 old, new;
+		int flags, error;
+	} refused[] = {
+		{ 2 * page, 4 * page, 0, EFAULT },
+		{ 2 * page, 4 * page, MREMAP_MAYMOVE, EFAULT },
+		{ 0, page, MREMAP_MAYMOVE, EFAULT },
+		{ 2 * page, 2 * page, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, EINVAL },
+	};
+	void *vaddr;
+
+	vaddr = bar_fd_mmap(map, 4 * page, 4 * page, RW);
+	ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, 4 * page, 4 * page));
+	ASSERT_EQ(vaddr, mremap(vaddr, 4 * page, 2 * page, 0));
+	assert_unmapped(_metadata, vaddr + 2 * page);
+
+	for (int i = 0; i < ARRAY_SIZE(refused); i++) {
+		ASSERT_EQ(MAP_FAILED, mremap(vaddr, refused[i].old, refused[i].new,
+					     refused[i].flags));
+		ASSERT_EQ(refused[i].error, errno);
+	}
+
+	ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, 4 * page, 2 * page));
+	ASSERT_EQ(0, munmap(vaddr, 2 * page));
+}
+
+TEST_F(mappings, fork)
+{
+	struct bar_fd *map = &self->map;
+	u64 page = self->t.page;
+	u64 offset = map->size / 2 - 2 * page;
+	u32 pattern[4], value;
+	void *vaddr;
+	int status;
+	pid_t pid;
+
+	/* One page is present at the time of the fork. */
+	vaddr = bar_fd_mmap(map, offset, 4 * page, RW);
+	ASSERT_EQ(0, bar_fd_check_page(map, vaddr, offset, true));
+	for (int i = 0; i < 4; i++)
+		pattern[i] = vfio_pci_ram_fill(map->device, map->bar,
+					       bar_fd_to_bar(map, offset + i * page));
+
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		for (int i = 0; i < 4; i++) {
+			if (mmio_read32(vaddr + i * page, &value) || value != pattern[i])
+				_exit(1);
+		}
+
+		/* The parent keeps its own mapping of this page. */
+		if (munmap(vaddr, page))
+			_exit(2);
+		if (mmio_write32(vaddr + 3 * page, ~pattern[3]))
+			_exit(3);
+		_exit(0);
+	}
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFEXITED(status));
+	ASSERT_EQ(0, WEXITSTATUS(status));
+
+	ASSERT_EQ(0, mmio_read32(vaddr + 3 * page, &value));
+	ASSERT_EQ(~pattern[3], value);
+	ASSERT_EQ(0, bar_fd_check_pages(map, vaddr, offset, 4 * page));
+	ASSERT_EQ(0, munmap(vaddr, 4 * page));
+}
+
+/* Two DMABUFs that overlap, and the device fd */
+TEST_F(mappings, overlapping)
+{
+	struct bar_test *t = &self->t;
+	u64 page = t->page;
+	struct bar_fd maps[3];
+	void *vaddrs[3];
+	u32 value;
+
+	if (!self->map.is_dmabuf)
+		return;
+
+	maps[0] = bar_fd_export_range(t->device, t->bar, 4 * page, 4 * page, O_RDWR);
+	maps[1] = bar_fd_export_range(t->device, t->bar, 6 * page, 4 * page, O_RDWR);
+	maps[2] = bar_fd_device(t->device, t->bar);
+	vaddrs[0] = bar_fd_mmap(&maps[0], 3 * page, page, RW);
+	vaddrs[1] = bar_fd_mmap(&maps[1], page, page, RW);
+	vaddrs[2] = bar_fd_mmap(&maps[2], 7 * page, page, RW);
+
+	for (int i = 0; i < 3; i++) {
+		u32 pattern = ~vfio_pci_ram_fill(t->device, t->bar, 7 * page);
+
+		ASSERT_EQ(0, mmio_write32(vaddrs[i], pattern));
+		for (int j = i; j < 3; j++) {
+			ASSERT_EQ(0, mmio_read32(vaddrs[j], &value));
+			ASSERT_EQ(pattern, value);
+		}
+
+		ASSERT_EQ(0, munmap(vaddrs[i], page));
+		bar_fd_close(&maps[i]);
+	}
 }
 
 /* Enough processes to preempt one in the middle, and enough mappings to look at */
