@@ -183,7 +183,7 @@ static struct child child_start(resets_test *self)
 }
 
 /* The mappings that a child has inherited are revoked like those of its parent. */
-TEST_F(resets, fork)
+TEST_F_TIMEOUT(resets, fork, 60)
 {
 	struct vfio_pci_device *device = self->t.device;
 	enum vfio_pci_bar_revocation how;
@@ -215,7 +215,7 @@ TEST_F(resets, fork)
 }
 
 /* Low power that is ended by an ioctl, by an access, or by LOW_POWER_EXIT */
-TEST_F(resets, low_power_wakeup)
+TEST_F_TIMEOUT(resets, low_power_wakeup, 60)
 {
 	struct vfio_device_info info = { .argsz = sizeof(info) };
 	struct vfio_pci_device *device = self->t.device;

@@ -173,7 +173,7 @@ static void assert_returns(struct __test_metadata *_metadata, revoke_test *self,
 		TH_LOG("A call waits for a fence of a DMABUF that was revoked before");
 }
 
-TEST_F(revoke, late_fence)
+TEST_F_TIMEOUT(revoke, late_fence, 120)
 {
 	struct bar_test *t = &self->t;
 	int timeline = sw_sync_open();
@@ -330,7 +330,7 @@ TEST_F(revoke, signal)
 }
 
 /* After a revocation was killed, the close of the device waits for the fence. */
-TEST_F(revoke, kill_and_close)
+TEST_F_TIMEOUT(revoke, kill_and_close, 60)
 {
 	struct waiter waiter = { .fn = do_close, .arg = self };
 	int timeline = sw_sync_open();
@@ -376,7 +376,7 @@ static int do_memory_off(void *arg)
  * DMABUFs in debugfs do not wait. If one of them does, it cannot be killed, so this is left
  * to a child, and the parent can signal the fence.
  */
-TEST_F(revoke, memory_off)
+TEST_F_TIMEOUT(revoke, memory_off, 60)
 {
 	struct bar_fd device_fd = bar_fd_device(self->t.device, self->t.bar);
 	struct waiter waiter = { .fn = do_memory_off, .arg = self };
@@ -676,7 +676,7 @@ static int do_read_until_signal(void *arg)
 	return sig;
 }
 
-TEST_F(client, access_during_close)
+TEST_F_TIMEOUT(client, access_during_close, 60)
 {
 	struct bar_test *t = &self->t;
 
