@@ -6,7 +6,6 @@
  *
  * For tests only: it takes no notice of the driver of the device.
  */
-#include <linux/huge_mm.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
