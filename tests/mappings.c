@@ -459,7 +459,7 @@ static void observe(pid_t pid, atomic_int *nr_looks)
  * After munmap() of its last mapping the device is not busy. Processes that look at
  * /proc/PID/map_files hold paths to mappings for a moment, which does not matter.
  */
-TEST_F_TIMEOUT(observed, close, 60)
+TEST_F_TIMEOUT(observed, close, 180)
 {
 	struct bar_test *t = &self->t;
 	size_t size = NR_OBSERVED * t->page;
