@@ -61,9 +61,7 @@ FIXTURE_SETUP(edu_plus)
 	struct bar_test *t = &self->t;
 	const char *missing;
 
-	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, BUFFER_SIZE);
-	if (!missing && !t->ram)
-		missing = NO_RAM_BAR;
+	missing = ram_test_init(t, device_bdf, BUFFER_SIZE, false);
 	if (!missing)
 		missing = vfio_pci_dmabuf_revoke_missing(t->device);
 	if (!missing && (!vfio_pci_device_match(t->device, VENDOR_QEMU, DEVICE_EDU) ||

@@ -57,11 +57,7 @@ FIXTURE_SETUP(huge_pages)
 	struct vfio_region_dma_range halves[2];
 	const char *missing;
 
-	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, SZ_64K);
-	if (!missing && !t->ram)
-		missing = NO_RAM_BAR;
-	if (!missing && variant->dmabuf)
-		missing = vfio_pci_dmabuf_mmap_missing(t->device, t->bar);
+	missing = ram_test_init(t, device_bdf, SZ_64K, variant->dmabuf);
 	if (missing)
 		SKIP(return, "%s: %s", device_bdf, missing);
 

@@ -78,9 +78,7 @@ FIXTURE_SETUP(page_tables)
 	const char *missing;
 	u64 huge;
 
-	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, SZ_64K);
-	if (!missing && !t->ram)
-		missing = NO_RAM_BAR;
+	missing = ram_test_init(t, device_bdf, SZ_64K, false);
 	if (!missing)
 		missing = vfio_pci_dmabuf_memattr_missing(t->device);
 	if (!missing)

@@ -44,9 +44,7 @@ FIXTURE_SETUP(races)
 	struct bar_test *t = &self->t;
 	const char *missing;
 
-	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, SZ_64K);
-	if (!missing && !t->ram)
-		missing = NO_RAM_BAR;
+	missing = ram_test_init(t, device_bdf, SZ_64K, false);
 	if (!missing)
 		missing = vfio_pci_dmabuf_revoke_missing(t->device);
 	if (missing)

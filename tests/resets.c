@@ -58,11 +58,7 @@ FIXTURE_SETUP(resets)
 	struct bar_test *t = &self->t;
 	const char *missing;
 
-	missing = bar_test_init(t, device_bdf, MODE_IOMMUFD, SZ_64K);
-	if (!missing && !t->ram)
-		missing = NO_RAM_BAR;
-	if (!missing && variant->dmabuf)
-		missing = vfio_pci_dmabuf_mmap_missing(t->device, t->bar);
+	missing = ram_test_init(t, device_bdf, SZ_64K, variant->dmabuf);
 	if (missing)
 		SKIP(return, "%s: %s", device_bdf, missing);
 

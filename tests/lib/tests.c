@@ -21,6 +21,18 @@
 
 #include "tests.h"
 
+const char *ram_test_init(struct bar_test *t, const char *bdf, u64 min_size, bool dmabuf)
+{
+	const char *missing = bar_test_init(t, bdf, MODE_IOMMUFD, min_size);
+
+	if (!missing && !t->ram)
+		missing = NO_RAM_BAR;
+	if (!missing && dmabuf)
+		missing = vfio_pci_dmabuf_mmap_missing(t->device, t->bar);
+
+	return missing;
+}
+
 #define SEED_ENV "VFIO_SELFTESTS_SEED"
 
 #define UNBIND_TIMEOUT_MS 15000

@@ -11,7 +11,14 @@
 
 #include <linux/types.h>
 
+struct bar_test;
 struct vfio_pci_device;
+
+/*
+ * bar_test_init() for a test that needs a RAM BAR and, with @dmabuf, mmap() of its DMABUFs.
+ * Return why it cannot run, NULL if it can.
+ */
+const char *ram_test_init(struct bar_test *t, const char *bdf, u64 min_size, bool dmabuf);
 
 /* Open a device, in an iommufd of its own, and enable its memory. */
 struct vfio_pci_device *device_open(const char *bdf);
