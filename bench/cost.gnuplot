@@ -27,8 +27,8 @@ set title "4 KiB fault"
 unset logscale y
 set yrange [0:*]
 set key bottom left
-plot cost("fault-4k-device", "base") title "base, device fd" with lines linetype 11, \
-	cost("fault-4k-device", "plain") title "ours, device fd" with lines linetype 1, \
+plot cost("fault-4k-device", "base") title "base, device file" with lines linetype 11, \
+	cost("fault-4k-device", "plain") title "ours, device file" with lines linetype 1, \
 	of("fault-4k-dmabuf", "plain") title "ours, DMABUF" linetype 2
 set logscale y
 set yrange [*:*]
@@ -46,14 +46,14 @@ plot of("command-toggle-pages", "base") title "base, memory off and on" linetype
 	of("command-toggle-pages", "plain") title "ours, memory off and on" linetype 1, \
 	of("revoke-pages", "plain") title "ours, revoke" linetype 2
 set title "fork() and the child's exit"
-plot of("fork-4k-device", "base") title "base, device fd" linetype 11, \
-	of("fork-4k-device", "plain") title "ours, device fd" linetype 1, \
+plot of("fork-4k-device", "base") title "base, device file" linetype 11, \
+	of("fork-4k-device", "plain") title "ours, device file" linetype 1, \
 	of("fork-4k-dmabuf", "plain") title "ours, DMABUF" linetype 2
 unset multiplot
 
 set output "buffers.svg"
 set multiplot layout 1,2
-set xlabel "DMABUFs, or mappings of the device fd"
+set xlabel "DMABUFs, or mappings of the device file"
 set title "write to PCI_COMMAND, memory stays enabled"
 plot of("command-same-buffers", "base") title "base, DMABUFs" linetype 11, \
 	of("command-same-mappings", "base") title "base, mappings" linetype 12, \

@@ -150,7 +150,7 @@ static void map_it(void)
 	work();
 
 	if (is(REGISTERS))
-		say("the id register is that of edu, and the inverter register works");
+		say("the ID register has the value of edu, and the inverter register works");
 	else if (readonly)
 		say("read %u KiB with the right values; mmap() and mprotect() for writing fail with EACCES",
 		    buffer.size >> 10);

@@ -44,7 +44,7 @@ int vfio_number(const char *bdf)
 			break;
 	closedir(dir);
 	if (number < 0)
-		fail("%s names no vfio device", path);
+		fail("%s has no vfio device", path);
 	return number;
 }
 

@@ -17,7 +17,7 @@ void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)
 /* Return N of the device's /dev/vfio/devices/vfioN */
 int vfio_number(const char *bdf);
 
-/* Open that file and bind it to a new iommufd */
+/* Open /dev/vfio/devices/vfioN and bind it to a new iommufd */
 int open_device(int number);
 
 /* Return the offset of the region in the device file; fail if it is smaller than min_size */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The addresses that mmap() of a BAR chooses: a hint is followed, and without one huge
- * pages fit, which takes the queue followup.
+ * The address that mmap() of a BAR returns: a hint is followed, and without a hint huge
+ * pages fit at it, which needs the queue followup.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -109,7 +109,7 @@ TEST_F(addresses, hint)
 
 /*
  * mmap(NULL) gives an address at which huge pages fit, whatever the offset. (A kernel
- * that does not care for that gives at most one such address by chance.)
+ * without this feature returns at most one such address, by chance.)
  */
 TEST_F(addresses, huge_pages_anywhere)
 {
@@ -151,7 +151,7 @@ TEST_F(addresses, huge_pages_anywhere)
 		ASSERT_EQ(0, munmap(vaddr[i], 2 * pmd));
 	}
 	if (fit <= 1)
-		SKIP(return, "mmap() does not care for huge pages in this kernel");
+		SKIP(return, "mmap() does not align BAR mappings for huge pages in this kernel");
 }
 
 int main(int argc, char *argv[])

@@ -135,7 +135,7 @@ static bool is_filled(edu_plus_test *self, u32 seed)
 	return true;
 }
 
-/* What is in the BAR, read through the device fd */
+/* What is in the BAR, read through the device file */
 static u32 bar_word(edu_plus_test *self, u64 offset)
 {
 	u32 value;
@@ -195,7 +195,7 @@ TEST_F(edu_plus, revoke)
 	assert_fails(_metadata, self);
 }
 
-/* After a temporary revocation, an import does not come back by itself. */
+/* A temporary revocation ends an import; it is not restored by itself. */
 TEST_F(edu_plus, memory_decode)
 {
 	struct vfio_pci_device *device = self->t.device;

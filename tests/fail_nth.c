@@ -196,11 +196,11 @@ static bool fail_nth_clear(fail_nth_test *self)
 	return failed;
 }
 
-/* A call: 0 or -errno, and what takes it back if it was 0 */
+/* A call, which returns 0 or -errno, and the function that undoes it */
 struct call {
 	int (*call)(fail_nth_test *self);
 	void (*undo)(fail_nth_test *self);
-	/* It revokes, and must not fail because it has no memory. */
+	/* The call revokes, and must not fail for lack of memory. */
 	bool revokes;
 	/* It allocates nothing, so that only its copies can fail. */
 	bool only_copies;
@@ -216,12 +216,12 @@ static void assert_outcome(struct __test_metadata *_metadata, fail_nth_test *sel
 	ASSERT_TRUE(!ret || failed)
 		TH_LOG("Failure %d: errno %d, and nothing has failed", n, -ret);
 
-	/* It has happened if the call succeeded. */
+	/* If a revocation succeeded, the mapping must be inaccessible. */
 	ASSERT_EQ(!ret && call->revokes ? SIGBUS : 0, mmio_read32(self->vaddr, &value))
 		TH_LOG("Failure %d", n);
 }
 
-/* Let one allocation or copy of the call after the other fail. */
+/* Fail each allocation and each copy of the call in turn. */
 static void sweep(struct __test_metadata *_metadata, fail_nth_test *self,
 		  const struct call *call)
 {
@@ -485,7 +485,7 @@ static void sweep_with_fences(struct __test_metadata *_metadata,
 		call->undo(self);
 	} while (failed && n < MAX_NTH);
 
-	TH_LOG("%d failures, %d of them no errors", n - 1, nr_done_without);
+	TH_LOG("%d failures, %d of them without an error", n - 1, nr_done_without);
 	ASSERT_FALSE(failed);
 	/* One of the failures was that of the list. */
 	ASSERT_GT(nr_done_without, 0);

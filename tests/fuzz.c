@@ -375,7 +375,7 @@ static void fuzz_export(struct __test_metadata *_metadata, fuzz_test *self, void
 	bar_size = index < PCI_STD_NUM_BARS ? self->device->bars[index].info.size : 0;
 	mistake(&mistakes, !bar_size, ENODEV);
 	if (bar_size && !(self->device->bars[index].info.flags & VFIO_REGION_INFO_FLAG_MMAP)) {
-		/* As mmap() of the device says it */
+		/* As mmap() of the device file fails */
 		mistake(&mistakes, true, EINVAL);
 		mistake(&mistakes, true, ENODEV);
 	}
@@ -569,7 +569,7 @@ static void fuzz_mmap(struct __test_metadata *_metadata, fuzz_test *self)
 		ASSERT_FALSE(self->client && !self->writable && (prot & PROT_WRITE));
 	}
 
-	/* Whatever it is: it can be accessed, or not, and be unmapped. */
+	/* Whether or not it can be accessed, it can be unmapped. */
 	fuzz_access(_metadata, self, vaddr);
 	if (length > self->page)
 		fuzz_access(_metadata, self, vaddr + ((length - 1) & -self->page));

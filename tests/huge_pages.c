@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Huge pages that take fixes of mm. A kernel without these may crash, or let a process
+ * Huge pages that need fixes in mm. A kernel without these may crash, or let a process
  * access memory that it has not mapped:
  *
  * - mappings by PUD leaves, and fork(), mremap() and munmap() of them
@@ -146,7 +146,7 @@ TEST_F(huge_pages, pud)
 	ASSERT_TRUE(WIFEXITED(status));
 	ASSERT_EQ(0, WEXITSTATUS(status));
 
-	/* The rest is still mapped right if there is a hole. */
+	/* The rest is still mapped correctly around a hole. */
 	ASSERT_EQ(0, munmap(vaddr + pud / 2, page));
 	ASSERT_EQ(SIGSEGV, mmio_read32(vaddr + pud / 2, &value));
 	assert_pud(_metadata, self, vaddr, page);

@@ -200,8 +200,8 @@ static int do_event(void *arg)
 }
 
 /*
- * Access a mapping of the client, as a thread that waits in a fault would block mmap()
- * of this process. Returns the signal, or 0.
+ * Access a mapping in another process, the client: a thread of this process that waits
+ * in a fault would block mmap() here. Returns the signal, or 0.
  */
 static int do_touch(void *arg)
 {

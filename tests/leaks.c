@@ -117,7 +117,7 @@ TEST_F(leaks, export_errors)
 		TH_LOG("DMABUFs have leaked");
 }
 
-/* Each mmap() of the device fd creates a DMABUF, also if it fails later. */
+/* Each mmap() of the device file creates a DMABUF, also if it fails later. */
 TEST_F(leaks, bar_mmap)
 {
 	struct bar_test *t = &self->t;

@@ -350,7 +350,7 @@ TEST_F(mappings, fork)
 	ASSERT_EQ(0, munmap(vaddr, 4 * page));
 }
 
-/* Two DMABUFs that overlap, and the device fd */
+/* Two DMABUFs that overlap, and the device file */
 TEST_F(mappings, overlapping)
 {
 	struct bar_test *t = &self->t;
@@ -389,7 +389,7 @@ TEST_F(mappings, overlapping)
 #define OBSERVED_SECONDS 5
 #define EXIT_TIMEOUT_MS 15000
 
-/* Where the device is open decides which file is busy. */
+/* The IOMMU mode decides which file is busy: that of the group or of the device. */
 FIXTURE(observed) {
 	struct bar_test t;
 };
@@ -413,7 +413,7 @@ FIXTURE_SETUP(observed)
 
 	missing = bar_test_init(&self->t, device_bdf, variant->iommu_mode, getpagesize());
 	if (!missing && sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		missing = "with one processor nobody looks while a mapping goes";
+		missing = "needs two processors";
 	if (missing)
 		SKIP(return, "%s: %s", device_bdf, missing);
 }

@@ -4,8 +4,9 @@
  * of a DMABUF has gone. Such a DMABUF must not be touched by what revokes the BARs, and
  * must keep neither the device open nor the driver bound.
  *
- * The selftests of the tree test the same, but skip on a kernel without mmap() of
- * DMABUFs, which these crash or hang if it has not got the fixes.
+ * vfio_pci_dmabuf_test in the kernel tree tests the same, but skips on kernels without
+ * mmap() of DMABUFs. This program does not: it crashes or hangs such a kernel if that
+ * lacks the fixes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,7 +43,7 @@ FIXTURE(opath) {
 FIXTURE_VARIANT(opath) {
 	const char *iommu_mode;
 
-	/* The hidden DMABUF of a mapping through the device fd, or an exported one */
+	/* The hidden DMABUF of a mapping through the device file, or an exported one */
 	bool mapping;
 };
 
@@ -134,7 +135,7 @@ FIXTURE_SETUP(opath)
 		SKIP(return, "BAR mappings are not DMABUFs in this kernel");
 
 	self->path = open_path(self, variant->mapping);
-	/* Only then the file is freed. */
+	/* Wait until the file is freed. */
 	wait_rcu();
 }
 

@@ -3,8 +3,8 @@
  * fork() and mremap() copy and move page table entries of a DMABUF while a revocation
  * removes them. No entry may survive the revocation.
  *
- * The moment at which this goes wrong is short, so that the tests do not find it each
- * time. They start from a seed, which is printed.
+ * The race window is short, so that a run does not always hit it. The tests start from a
+ * seed, which is printed.
  */
 #include <errno.h>
 #include <fcntl.h>

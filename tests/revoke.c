@@ -581,7 +581,7 @@ TEST_F_TIMEOUT(revoke_race, race, 120)
 		void *vaddr;
 		u32 value;
 
-		/* Both may fail, because the device is inaccessible. */
+		/* The read and the import may fail, because the device may be inaccessible. */
 		vaddr = mmap(NULL, t->page, PROT_READ, MAP_SHARED, fd, 0);
 		ASSERT_NE(MAP_FAILED, vaddr);
 		mmio_read32(vaddr, &value);

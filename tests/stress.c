@@ -703,7 +703,7 @@ FIXTURE_SETUP(stress)
 	ASSERT_NE(MAP_FAILED, self->control);
 	self->control->nr_shared = self->missing ? 1 : NR_SHARED;
 
-	/* By default a reader that comes again and again starves the writer. */
+	/* By default a continuous stream of readers starves the writer. */
 	ASSERT_EQ(0, pthread_rwlockattr_init(&attr));
 	ASSERT_EQ(0, pthread_rwlockattr_setkind_np(&attr,
 			PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP));

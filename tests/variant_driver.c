@@ -2,7 +2,7 @@
 /*
  * DMABUFs of a device that is bound to a variant driver of vfio-pci. Such a driver may
  * not export DMABUFs, may export other memory than the BAR, may have vm_ops of its
- * own, may access the memory of the user with memory_lock held, and may fail to resume
+ * own, may access user memory with memory_lock held, and may fail to resume
  * the device.
  *
  * The driver is the module modules/vfio_pci_variant.c. The tests bind the device to it,
@@ -377,7 +377,7 @@ TEST_F(variant_driver, revoke_under_memory_lock)
 		waiter_start(&revokers[i]);
 		ASSERT_TRUE(waiter_blocks(&revokers[i]));
 	}
-	/* Until then the page table entry can be used. */
+	/* While they wait, the page is still mapped. */
 	ASSERT_EQ(0, mmio_read32(vaddr, &value));
 
 	for (int i = 0; i < ARRAY_SIZE(revokers); i++) {

@@ -19,7 +19,7 @@ SCRATCH=
 queue_cleanup() { [ -z "$SCRATCH" ] || rm -rf "$SCRATCH"; }
 trap queue_cleanup EXIT
 
-# One run at a time works on $TREE.  What a killed one left is swept away.
+# Only one run works on $TREE at a time.  Remove what a killed run left.
 queue_begin()
 {
 	mkdir -p "$(dirname "$TREE")" "$LOGS"
@@ -31,7 +31,7 @@ queue_begin()
 
 tree_git() { git -C "$TREE" "$@"; }
 
-# Path as people know it.
+# short PATH: the path relative to the clone
 short() { printf '%s\n' "${1#"$TOP"/}"; }
 
 # The state file: the base, the HEAD and the patches that belong together.
@@ -146,8 +146,8 @@ borrow()
 	grep -qxFe "$2" "$list" 2>/dev/null || printf '%s\n' "$2" >> "$list"
 }
 
-# check_names DIR QUEUE: is each file's number its place, in its name and in
-# its subject?  git am would take them in any order.
+# check_names DIR QUEUE: fail unless the numbers in the name and the subject of each file are
+# its position.  git am would not notice.
 check_names()
 {
 	local files file total place n=0
@@ -191,7 +191,7 @@ border()
 }
 
 # apply DIR REPO: turn the queues in DIR into commits in REPO, which has the base at
-# HEAD.  Strict: context must match.  No file is checked out but those that patches touch.
+# HEAD.  Strict: context must match.  Only files that the patches touch are checked out.
 apply()
 {
 	local dir=$1 repo=$2 queue files next
@@ -211,7 +211,7 @@ apply()
 	done
 }
 
-# Nothing may be thrown away, and nothing half-done taken for done.
+# Fail if git is in the middle of an operation.
 no_operation()
 {
 	local d

@@ -30,7 +30,7 @@ bool driver_rebind(const char *bdf);
 /* Wait until objects that RCU protects are freed. */
 void wait_rcu(void);
 
-/* Three of the slices in which the kernel waits for fences */
+/* Three of the slices of 100 ms in which the kernel waits for fences */
 #define WAITER_US 300000
 
 /* A thread for a call of @fn with @arg that may block */
@@ -103,7 +103,7 @@ int nr_vfio_dmabufs(u64 size);
 
 /*
  * sw_sync: a timeline, and fences that are signaled when it gets to their value.
- * To create one sets the taint of a soft lockup.
+ * Creating a fence sets the taint flag of a soft lockup.
  */
 #define SW_SYNC "/sys/kernel/debug/sync/sw_sync"
 

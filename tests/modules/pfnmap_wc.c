@@ -4,7 +4,7 @@
  * DMABUF: /dev/pfnmap_wc, for the device @bdf. MAP_SHARED maps the BAR @bar from its
  * start; an odd page offset sets VM_ALLOW_ANY_UNCACHED for the VMA, an even one does not.
  *
- * For tests only: it takes no notice of the driver of the device.
+ * For tests only: it ignores the driver that is bound to the device.
  */
 #include <linux/miscdevice.h>
 #include <linux/mm.h>

@@ -108,7 +108,7 @@ static ssize_t variant_read(struct vfio_device *core_vdev, char __user *buf,
 		return vfio_pci_core_read(core_vdev, buf, count, ppos);
 
 	/*
-	 * As nvgrace-gpu does. The report of lockdep would be right, but would switch
+	 * As nvgrace-gpu does. The report of lockdep would be correct, but would disable
 	 * lockdep off for the rest of the tests.
 	 */
 	lockdep_off();
