@@ -13,7 +13,6 @@
 
 #include <sys/mman.h>
 
-#include <linux/io.h>
 #include <linux/limits.h>
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
@@ -26,21 +25,7 @@
 
 static const char *device_bdf;
 
-#define VENDOR_QEMU 0x1234
-#define DEVICE_EDU 0x11e8
-#define REVISION_PLUS 0x20
-
-#define STATUS 0x20
-#define  STATUS_DMA_FAILED 0x100
-#define DMA_SRC 0x80
-#define DMA_DST 0x88
-#define DMA_COUNT 0x90
-#define DMA_CMD 0x98
-#define  DMA_CMD_RUN 1
-#define  DMA_CMD_TO_HOST 2
-
-#define BUFFER 0x40000
-#define BUFFER_SIZE SZ_64K
+#define BUFFER_SIZE EDU_PLUS_BUFFER_SIZE
 
 FIXTURE(edu_plus) {
 	struct bar_test t;
@@ -64,9 +49,8 @@ FIXTURE_SETUP(edu_plus)
 	missing = ram_test_init(t, device_bdf, BUFFER_SIZE, false);
 	if (!missing)
 		missing = vfio_pci_dmabuf_revoke_missing(t->device);
-	if (!missing && (!vfio_pci_device_match(t->device, VENDOR_QEMU, DEVICE_EDU) ||
-			 vfio_pci_config_readb(t->device, PCI_REVISION_ID) < REVISION_PLUS))
-		missing = "not an edu-plus";
+	if (!missing)
+		missing = edu_plus_missing(t->device);
 	if (missing)
 		SKIP(return, "%s: %s", device_bdf, missing);
 
@@ -92,26 +76,6 @@ FIXTURE_TEARDOWN(edu_plus)
 	VFIO_ASSERT_EQ(munmap(self->memory.vaddr, BUFFER_SIZE), 0);
 	iova_allocator_cleanup(self->allocator);
 	bar_test_close(&self->t);
-}
-
-/* Returns 0 or -EIO */
-static int transfer(edu_plus_test *self, u64 src, u64 dst, u64 size, u64 direction)
-{
-	void *registers = self->t.device->bars[0].vaddr;
-
-	writeq(src, registers + DMA_SRC);
-	writeq(dst, registers + DMA_DST);
-	writeq(size, registers + DMA_COUNT);
-	writeq(DMA_CMD_RUN | direction, registers + DMA_CMD);
-
-	return readl(registers + STATUS) & STATUS_DMA_FAILED ? -EIO : 0;
-}
-
-/* From one address to another, by the buffer of the device */
-static int copy(edu_plus_test *self, iova_t src, iova_t dst)
-{
-	return transfer(self, src, BUFFER, BUFFER_SIZE, 0) ?:
-	       transfer(self, BUFFER, dst, BUFFER_SIZE, DMA_CMD_TO_HOST);
 }
 
 static void fill(edu_plus_test *self, u32 seed)
@@ -150,30 +114,33 @@ static void assert_works(struct __test_metadata *_metadata, edu_plus_test *self,
 	u64 last = BUFFER_SIZE - sizeof(u32);
 
 	fill(self, seed);
-	ASSERT_EQ(0, copy(self, self->memory.iova, self->import.iova));
+	ASSERT_EQ(0, edu_plus_copy(self->t.device, self->memory.iova, self->import.iova,
+				   BUFFER_SIZE));
 	ASSERT_EQ(seed, bar_word(self, 0));
 	ASSERT_EQ(seed + last / sizeof(u32), bar_word(self, last));
 
 	fill(self, ~seed);
-	ASSERT_EQ(0, copy(self, self->import.iova, self->memory.iova));
+	ASSERT_EQ(0, edu_plus_copy(self->t.device, self->import.iova, self->memory.iova,
+				   BUFFER_SIZE));
 	ASSERT_TRUE(is_filled(self, seed));
 }
 
 /* The device reports that it cannot read or write the import, and nothing changes. */
 static void assert_fails(struct __test_metadata *_metadata, edu_plus_test *self)
 {
+	struct vfio_pci_device *device = self->t.device;
+
 	fill(self, 1);
-	ASSERT_EQ(0, transfer(self, self->memory.iova, BUFFER, BUFFER_SIZE, 0));
-	ASSERT_EQ(-EIO, transfer(self, BUFFER, self->import.iova, BUFFER_SIZE,
-				 DMA_CMD_TO_HOST));
-	ASSERT_EQ(-EIO, transfer(self, self->import.iova, BUFFER, BUFFER_SIZE, 0));
+	ASSERT_EQ(0, edu_plus_read(device, self->memory.iova, 0, BUFFER_SIZE));
+	ASSERT_EQ(-EIO, edu_plus_write(device, 0, self->import.iova, BUFFER_SIZE));
+	ASSERT_EQ(-EIO, edu_plus_read(device, self->import.iova, 0, BUFFER_SIZE));
 	ASSERT_TRUE(is_filled(self, 1));
 }
 
 TEST_F(edu_plus, import)
 {
 	assert_works(_metadata, self, 0x1000);
-	ASSERT_EQ(-EIO, transfer(self, self->memory.iova, BUFFER + 8, BUFFER_SIZE, 0));
+	ASSERT_EQ(-EIO, edu_plus_read(self->t.device, self->memory.iova, 8, BUFFER_SIZE));
 	assert_works(_metadata, self, 0x2000000);
 }
 

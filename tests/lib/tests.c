@@ -13,7 +13,9 @@
 #include <sys/uio.h>
 
 #include <linux/dma-buf.h>
+#include <linux/io.h>
 #include <linux/membarrier.h>
+#include <linux/pci_regs.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
 
@@ -402,4 +404,47 @@ bool pgprot_is_wc(const struct pgprot_entry *entry)
 bool pgprot_is_uc(const struct pgprot_entry *entry)
 {
 	return !strcmp(entry->type, "UC-") || !strcmp(entry->type, "Device-nGnRnE");
+}
+
+#define EDU_STATUS 0x20
+#define  EDU_STATUS_DMA_FAILED 0x100
+#define EDU_DMA_SRC 0x80
+#define EDU_DMA_DST 0x88
+#define EDU_DMA_COUNT 0x90
+#define EDU_DMA_CMD 0x98
+#define  EDU_DMA_CMD_RUN 1
+#define  EDU_DMA_CMD_TO_HOST 2
+#define EDU_BUFFER 0x40000
+
+const char *edu_plus_missing(struct vfio_pci_device *device)
+{
+	return vfio_pci_device_match(device, 0x1234, 0x11e8) &&
+	       vfio_pci_config_readb(device, PCI_REVISION_ID) >= 0x20 ? NULL : "not an edu-plus";
+}
+
+static int edu_plus_transfer(struct vfio_pci_device *device, u64 src, u64 dst, u64 size, u64 cmd)
+{
+	void *registers = device->bars[0].vaddr;
+
+	writeq(src, registers + EDU_DMA_SRC);
+	writeq(dst, registers + EDU_DMA_DST);
+	writeq(size, registers + EDU_DMA_COUNT);
+	writeq(EDU_DMA_CMD_RUN | cmd, registers + EDU_DMA_CMD);
+
+	return readl(registers + EDU_STATUS) & EDU_STATUS_DMA_FAILED ? -EIO : 0;
+}
+
+int edu_plus_read(struct vfio_pci_device *device, u64 iova, u64 offset, u64 size)
+{
+	return edu_plus_transfer(device, iova, EDU_BUFFER + offset, size, 0);
+}
+
+int edu_plus_write(struct vfio_pci_device *device, u64 offset, u64 iova, u64 size)
+{
+	return edu_plus_transfer(device, EDU_BUFFER + offset, iova, size, EDU_DMA_CMD_TO_HOST);
+}
+
+int edu_plus_copy(struct vfio_pci_device *device, u64 src, u64 dst, u64 size)
+{
+	return edu_plus_read(device, src, 0, size) ?: edu_plus_write(device, 0, dst, size);
 }

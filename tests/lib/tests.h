@@ -116,6 +116,22 @@ void sw_sync_add_fence(int timeline, u32 value, int dmabuf);
 /* Advance the timeline by one. */
 void sw_sync_advance(int timeline);
 
+/*
+ * edu-plus, which has a buffer of its own and reports whether a transfer failed. Transfers
+ * are over when the functions return. They return 0 or -EIO.
+ */
+#define EDU_PLUS_BUFFER_SIZE 0x10000
+
+/* Why the device is no edu-plus, NULL if it is one */
+const char *edu_plus_missing(struct vfio_pci_device *device);
+
+/* Let the device read memory into its buffer, or write it from its buffer. */
+int edu_plus_read(struct vfio_pci_device *device, u64 iova, u64 offset, u64 size);
+int edu_plus_write(struct vfio_pci_device *device, u64 offset, u64 iova, u64 size);
+
+/* From one IOVA to another */
+int edu_plus_copy(struct vfio_pci_device *device, u64 src, u64 dst, u64 size);
+
 /* Open another device of the group of a device that is open. */
 struct vfio_pci_device *sibling_open(const char *bdf, struct vfio_pci_device *first);
 
