@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
 #include "common.h"
@@ -48,9 +49,9 @@ int main(int argc, char **argv)
 	catch_sigbus();
 
 	number = vfio_number(argv[1]);
-	device = open_device(number);
+	device = open_device(number, NULL);
 	offset = region_offset(device, BAR, SLICE_OFFSET + SLICE_SIZE) + SLICE_OFFSET;
-	set_memory_decode(device, true);
+	set_command(device, PCI_COMMAND_MEMORY, true);
 	printf("%s is vfio%d\n", argv[1], number);
 
 	slice = mmap(NULL, SLICE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, device,
@@ -80,12 +81,12 @@ int main(int argc, char **argv)
 	printf("all %lu pages were written, and pread() of the device returns the values\n",
 	       pages);
 
-	set_memory_decode(device, false);
+	set_command(device, PCI_COMMAND_MEMORY, false);
 	for (i = 0; i < pages; i++)
 		if (!gives_sigbus(&slice[i * words]))
 			fail("page %lu can be read with memory decode off", i);
 	printf("with memory decode off, every page gives SIGBUS\n");
-	set_memory_decode(device, true);
+	set_command(device, PCI_COMMAND_MEMORY, true);
 
 	if (ioctl(device, VFIO_DEVICE_RESET))
 		fail("VFIO_DEVICE_RESET: %s", strerror(errno));

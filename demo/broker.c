@@ -9,8 +9,8 @@
  * processes of an unprivileged user, which run the program CLIENT. Then revoke one
  * slice, export its range again to another client, and close the device.
  *
- * The calls of interest are in export_slice(), map_write_combining() and
- * revoke_slice(). The program checks each statement before it prints it. On a
+ * The calls of interest are in export_slice() of common.c, map_write_combining()
+ * and revoke_slice(). The program checks each statement before it prints it. On a
  * failure it prints the reason and exits with 1.
  */
 #define _GNU_SOURCE
@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include <linux/dma-buf.h>
+#include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
 #include "common.h"
@@ -60,30 +61,6 @@ struct client {
 static int device, listener;
 static char device_file[64];
 static struct client clients[MAX_CLIENTS];
-
-/* Export a slice of a BAR; access is O_RDWR or O_RDONLY */
-static int export_slice(unsigned int bar, off_t offset, size_t size, int access)
-{
-	size_t argsz = sizeof(struct vfio_device_feature) +
-		       sizeof(struct vfio_device_feature_dma_buf) +
-		       sizeof(struct vfio_region_dma_range);
-	struct vfio_device_feature *feature = calloc(1, argsz);
-	struct vfio_device_feature_dma_buf *slice = (void *)feature->data;
-	int fd;
-
-	feature->argsz = argsz;
-	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
-	slice->region_index = bar;
-	slice->open_flags = access | O_CLOEXEC;
-	slice->nr_ranges = 1;
-	slice->dma_ranges[0].offset = offset;
-	slice->dma_ranges[0].length = size;
-	fd = ioctl(device, VFIO_DEVICE_FEATURE, feature);
-	if (fd < 0)
-		fail("export of a slice of BAR %u: %s", bar, strerror(errno));
-	free(feature);
-	return fd;
-}
 
 /* Make later mmap()s of the DMABUF write-combining */
 static void map_write_combining(int dmabuf)
@@ -227,8 +204,8 @@ static void expect_filled(struct client *client)
 static void hand_out(struct client *client, const char *path, int access)
 {
 	start_client(client, path);
-	client->dmabuf = export_slice(client->bar, client->offset, client->size,
-				      access);
+	client->dmabuf = export_slice(device, client->bar, client->offset,
+				      client->size, access);
 	/* The name in /proc/PID/maps */
 	if (ioctl(client->dmabuf, DMA_BUF_SET_NAME, client->name))
 		fail("DMA_BUF_SET_NAME: %s", strerror(errno));
@@ -298,10 +275,10 @@ int main(int argc, char **argv)
 	writer2->value = 0xbeef000000000000;
 
 	number = vfio_number(argv[1]);
-	device = open_device(number);
+	device = open_device(number, NULL);
 	snprintf(device_file, sizeof(device_file), "/dev/vfio/devices/vfio%d",
 		 number);
-	set_memory_decode(device, true);
+	set_command(device, PCI_COMMAND_MEMORY, true);
 	region_offset(device, VFIO_PCI_BAR1_REGION_INDEX, 4 * MIB);
 	listen_for_clients();
 	printf("broker: opened %s; the clients run as user %d and cannot open %s\n",

@@ -48,7 +48,7 @@ int vfio_number(const char *bdf)
 	return number;
 }
 
-int open_device(int number)
+int open_device(int number, int *iommufd)
 {
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
 	char path[64];
@@ -64,6 +64,8 @@ int open_device(int number)
 		fail("/dev/iommu: %s", strerror(errno));
 	if (ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind))
 		fail("VFIO_DEVICE_BIND_IOMMUFD: %s", strerror(errno));
+	if (iommufd)
+		*iommufd = bind.iommufd;
 	return fd;
 }
 
@@ -79,7 +81,7 @@ off_t region_offset(int device, unsigned int index, size_t min_size)
 	return info.offset;
 }
 
-void set_memory_decode(int device, bool on)
+void set_command(int device, uint16_t bits, bool on)
 {
 	off_t offset = region_offset(device, VFIO_PCI_CONFIG_REGION_INDEX, 64) +
 		       PCI_COMMAND;
@@ -87,11 +89,35 @@ void set_memory_decode(int device, bool on)
 
 	if (pread(device, &command, sizeof(command), offset) != sizeof(command))
 		fail("PCI_COMMAND cannot be read");
-	command &= ~PCI_COMMAND_MEMORY;
+	command &= ~bits;
 	if (on)
-		command |= PCI_COMMAND_MEMORY;
+		command |= bits;
 	if (pwrite(device, &command, sizeof(command), offset) != sizeof(command))
 		fail("PCI_COMMAND cannot be written");
+}
+
+int export_slice(int device, unsigned int bar, off_t offset, size_t size,
+		 int access)
+{
+	size_t argsz = sizeof(struct vfio_device_feature) +
+		       sizeof(struct vfio_device_feature_dma_buf) +
+		       sizeof(struct vfio_region_dma_range);
+	struct vfio_device_feature *feature = calloc(1, argsz);
+	struct vfio_device_feature_dma_buf *slice = (void *)feature->data;
+	int fd;
+
+	feature->argsz = argsz;
+	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
+	slice->region_index = bar;
+	slice->open_flags = access | O_CLOEXEC;
+	slice->nr_ranges = 1;
+	slice->dma_ranges[0].offset = offset;
+	slice->dma_ranges[0].length = size;
+	fd = ioctl(device, VFIO_DEVICE_FEATURE, feature);
+	if (fd < 0)
+		fail("export of a slice of BAR %u: %s", bar, strerror(errno));
+	free(feature);
+	return fd;
 }
 
 bool maps_line(pid_t pid, const char *text, char *line, int size)

@@ -17,13 +17,17 @@ void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)
 /* Return N of the device's /dev/vfio/devices/vfioN */
 int vfio_number(const char *bdf);
 
-/* Open /dev/vfio/devices/vfioN and bind it to a new iommufd */
-int open_device(int number);
+/* Open /dev/vfio/devices/vfioN and bind it to a new iommufd, which *iommufd gets unless NULL */
+int open_device(int number, int *iommufd);
 
 /* Return the offset of the region in the device file; fail if it is smaller than min_size */
 off_t region_offset(int device, unsigned int index, size_t min_size);
 
-void set_memory_decode(int device, bool on);
+/* Set or clear bits of PCI_COMMAND */
+void set_command(int device, uint16_t bits, bool on);
+
+/* Export a slice of a BAR; access is O_RDWR or O_RDONLY */
+int export_slice(int device, unsigned int bar, off_t offset, size_t size, int access);
 
 /* Copy the line of /proc/PID/maps that ends with "text"; false if there is none */
 bool maps_line(pid_t pid, const char *text, char *line, int size);

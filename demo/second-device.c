@@ -48,8 +48,7 @@
 const char *program = "second-device";
 
 /* Of the child: its device, an IOAS, memory that the device can access, and the slice */
-static int importer;
-static struct vfio_device_bind_iommufd bind_args = { .argsz = sizeof(bind_args) };
+static int importer, iommufd;
 static uint32_t ioas;
 static uint64_t *memory;
 static uint64_t memory_iova, slice_iova;
@@ -63,15 +62,9 @@ static void open_importer(const char *bdf)
 		.length = SLICE_SIZE,
 	};
 	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
-	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-	char path[64];
 
-	snprintf(path, sizeof(path), "/dev/vfio/devices/vfio%d", vfio_number(bdf));
-	importer = open(path, O_RDWR | O_CLOEXEC);
-	bind_args.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	if (importer < 0 || ioctl(importer, VFIO_DEVICE_BIND_IOMMUFD, &bind_args))
-		fail("%s: %s", path, strerror(errno));
-	if (ioctl(bind_args.iommufd, IOMMU_IOAS_ALLOC, &alloc))
+	importer = open_device(vfio_number(bdf), &iommufd);
+	if (ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc))
 		fail("IOMMU_IOAS_ALLOC: %s", strerror(errno));
 	ioas = attach.pt_id = alloc.out_ioas_id;
 	if (ioctl(importer, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach))
@@ -80,12 +73,10 @@ static void open_importer(const char *bdf)
 	memory = mmap(NULL, SLICE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	map.ioas_id = ioas;
 	map.user_va = (uintptr_t)memory;
-	if (ioctl(bind_args.iommufd, IOMMU_IOAS_MAP, &map))
+	if (ioctl(iommufd, IOMMU_IOAS_MAP, &map))
 		fail("IOMMU_IOAS_MAP: %s", strerror(errno));
 	memory_iova = map.iova;
-	if (pwrite(importer, &command, sizeof(command),
-		   region_offset(importer, VFIO_PCI_CONFIG_REGION_INDEX, 64) + PCI_COMMAND) != 2)
-		fail("PCI_COMMAND cannot be written");
+	set_command(importer, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, true);
 }
 
 /* Map the DMABUF for DMA by our device. Returns 0 or an errno. */
@@ -99,7 +90,7 @@ static int import_slice(int dmabuf)
 		.length = SLICE_SIZE,
 	};
 
-	if (ioctl(bind_args.iommufd, IOMMU_IOAS_MAP_FILE, &map))
+	if (ioctl(iommufd, IOMMU_IOAS_MAP_FILE, &map))
 		return errno;
 	slice_iova = map.iova;
 	return 0;
@@ -204,29 +195,6 @@ static void child(int sock, const char *bdf)
 	exit(0);
 }
 
-static int export_slice(int device)
-{
-	size_t argsz = sizeof(struct vfio_device_feature) +
-		       sizeof(struct vfio_device_feature_dma_buf) +
-		       sizeof(struct vfio_region_dma_range);
-	struct vfio_device_feature *feature = calloc(1, argsz);
-	struct vfio_device_feature_dma_buf *slice = (void *)feature->data;
-	int fd;
-
-	feature->argsz = argsz;
-	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
-	slice->region_index = VFIO_PCI_BAR1_REGION_INDEX;
-	slice->open_flags = O_RDWR | O_CLOEXEC;
-	slice->nr_ranges = 1;
-	slice->dma_ranges[0].offset = MIB;
-	slice->dma_ranges[0].length = SLICE_SIZE;
-	fd = ioctl(device, VFIO_DEVICE_FEATURE, feature);
-	if (fd < 0)
-		fail("export of a slice: %s", strerror(errno));
-	free(feature);
-	return fd;
-}
-
 int main(int argc, char **argv)
 {
 	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
@@ -250,9 +218,9 @@ int main(int argc, char **argv)
 	}
 	close(socks[1]);
 
-	device = open_device(vfio_number(argv[1]));
-	set_memory_decode(device, true);
-	revoke.dmabuf_fd = export_slice(device);
+	device = open_device(vfio_number(argv[1]), NULL);
+	set_command(device, PCI_COMMAND_MEMORY, true);
+	revoke.dmabuf_fd = export_slice(device, VFIO_PCI_BAR1_REGION_INDEX, MIB, SLICE_SIZE, O_RDWR);
 	slice = mmap(NULL, SLICE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, revoke.dmabuf_fd, 0);
 	if (slice == MAP_FAILED)
 		fail("mmap(): %s", strerror(errno));

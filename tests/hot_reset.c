@@ -425,13 +425,6 @@ TEST_F(hot_reset, wrong_owner)
 
 int main(int argc, char *argv[])
 {
-	int nr_bdfs;
-	char **args;
-
-	args = vfio_selftests_get_bdfs(&argc, argv, &nr_bdfs);
-	bdfs[0] = args[0];
-	if (nr_bdfs > 1)
-		bdfs[1] = args[1];
-
+	two_bdfs_get(&argc, argv, bdfs);
 	return test_harness_run(argc, argv);
 }

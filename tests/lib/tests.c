@@ -35,6 +35,16 @@ const char *ram_test_init(struct bar_test *t, const char *bdf, u64 min_size, boo
 	return missing;
 }
 
+void two_bdfs_get(int *argc, char *argv[], const char *bdfs[2])
+{
+	int nr_bdfs;
+	char **args = vfio_selftests_get_bdfs(argc, argv, &nr_bdfs);
+
+	bdfs[0] = args[0];
+	if (nr_bdfs > 1)
+		bdfs[1] = args[1];
+}
+
 #define SEED_ENV "VFIO_SELFTESTS_SEED"
 
 #define UNBIND_TIMEOUT_MS 15000

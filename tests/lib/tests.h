@@ -20,6 +20,9 @@ struct vfio_pci_device;
  */
 const char *ram_test_init(struct bar_test *t, const char *bdf, u64 min_size, bool dmabuf);
 
+/* The BDFs of a test of two devices. The second one is unchanged if one is given. */
+void two_bdfs_get(int *argc, char *argv[], const char *bdfs[2]);
+
 /* Open a device, in an iommufd of its own, and enable its memory. */
 struct vfio_pci_device *device_open(const char *bdf);
 void device_close(struct vfio_pci_device *device);
