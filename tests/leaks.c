@@ -102,16 +102,19 @@ TEST_F(leaks, export_errors)
 		{ .length = self->size },
 		{ .offset = t->bar_size, .length = self->size },
 		{ .offset = 1, .length = self->size },
+		{ },
 	};
 
 	/* Each of them alone, and after one that is right */
 	for (int i = 0; i < NR_FAILURES; i++) {
-		ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export(t->device, t->bar, O_RDWR, 2,
-							    ranges));
-		ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export(t->device, t->bar, O_RDWR, 1,
-							    &ranges[1]));
-		ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export(t->device, t->bar, O_RDWR, 1,
-							    &ranges[2]));
+		for (int j = 1; j < ARRAY_SIZE(ranges); j++) {
+			struct vfio_region_dma_range pair[] = { ranges[0], ranges[j] };
+
+			ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export(t->device, t->bar, O_RDWR,
+								    2, pair));
+			ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_export(t->device, t->bar, O_RDWR,
+								    1, &ranges[j]));
+		}
 	}
 	ASSERT_EQ(self->before, nr_vfio_dmabufs(self->size))
 		TH_LOG("DMABUFs have leaked");
