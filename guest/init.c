@@ -19,6 +19,8 @@
  *			is passed to the command as NAME_BDF
  *  env=NAME=VALUE	an environment variable for the command
  *  size=ROWS COLUMNS	the size of the terminal behind hvc0
+ *  disk=TYPE		the command runs in the file system on /dev/vda, below the
+ *			files in /vm/files and a tmpfs that takes what it writes
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -53,6 +55,8 @@ static int verdict_fd = -1;
 static bool shell;
 static struct winsize size;
 static long timeout_seconds;
+/* The root directory of the command */
+static const char *root = "/";
 
 static void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static void verdict(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -264,6 +268,32 @@ static void load_modules(char *names)
 		give_up("the modules cannot be loaded: %s", names);
 }
 
+static void mount_disk(const char *type)
+{
+	static const char * const same[] = { "/dev", "/proc", "/sys", "/tmp", "/run" };
+	char to[64];
+	int tries;
+
+	root = "/disk/root";
+	make_mount("tmpfs", "/disk", NULL);
+	mkdir("/disk/lower", 0755);
+	mkdir("/disk/upper", 0755);
+	mkdir("/disk/work", 0755);
+	mkdir(root, 0755);
+	for (tries = 0; tries < 500 && access("/dev/vda", F_OK); tries++)
+		usleep(20000);
+	if (mount("/dev/vda", "/disk/lower", type, MS_RDONLY, NULL))
+		give_up("/dev/vda cannot be mounted: %s", strerror(errno));
+	if (mount("overlay", root, "overlay", 0,
+		  "lowerdir=/vm/files:/disk/lower,upperdir=/disk/upper,workdir=/disk/work"))
+		give_up("an overlay cannot be mounted: %s", strerror(errno));
+	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
+		snprintf(to, sizeof(to), "%s%s", root, same[i]);
+		if (mount(same[i], to, NULL, MS_BIND | MS_REC, NULL))
+			give_up("%s cannot be mounted: %s", to, strerror(errno));
+	}
+}
+
 static void configure(void)
 {
 	char line[4096];
@@ -288,6 +318,8 @@ static void configure(void)
 			bind_device(value);
 		else if (!strcmp(line, "size"))
 			sscanf(value, "%hu %hu", &size.ws_row, &size.ws_col);
+		else if (!strcmp(line, "disk"))
+			mount_disk(value);
 		else if (!strcmp(line, "env"))
 			putenv(strdup(value));
 		else
@@ -361,7 +393,7 @@ static pid_t start(int out)
 		close(in);
 	if (out > 2 && out != in)
 		close(out);
-	if (chdir("/"))
+	if (chroot(root) || chdir("/"))
 		_exit(127);
 	execvp(file, argv);
 	dprintf(2, "init: cannot run %s: %s\n", file, strerror(errno));

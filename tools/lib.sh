@@ -160,3 +160,25 @@ bench_programs()
 			CC="ccache gcc" -j"$JOBS"
 	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks do not build" "$LOGS/bench-build.log"
 }
+
+# debian_sources SUITES: print a sources file for apt, with the mirror of the system's own
+# configuration.
+debian_sources()
+{
+	local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+	command -v apt-get >/dev/null ||
+		die "this machine has no apt-get: pass LINUX=DIR and QEMU=PATH instead"
+	[ -r $keyring ] || die "$keyring is missing: install debian-archive-keyring"
+	mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL)' \
+		'Created-By: Packages' | sed -n 's/ Debian Debian$//p' | sort -u | head -n 1)
+	[ -n "$mirror" ] ||
+		die "apt knows no Debian mirror: run 'apt-get update' first, or pass LINUX=DIR and QEMU=PATH"
+	cat <<-END
+	Types: deb deb-src
+	URIs: $mirror
+	Suites: $1
+	Components: main
+	Signed-By: $keyring
+	END
+}
