@@ -175,8 +175,15 @@ int main(void)
 	arg = strstr(line, "run=");
 	if (!arg) {
 		printf("nested: writing\n");
-		for (uint32_t i = 0; ; i++)
-			bar[i % (size / 4)] = i;
+		/*
+		 * It sleeps, because QEMU's emulation of SVM now and then delivers a timer
+		 * interrupt twice when it interrupts user mode, which the kernel does not
+		 * survive.
+		 */
+		for (uint32_t i = 0; ; i++) {
+			bar[i % 1024 * 4] = i;
+			usleep(1000);
+		}
 	}
 	run = strtoul(arg + 4, NULL, 10);
 

@@ -31,7 +31,7 @@
 #define DEVICE 11
 #define PAGE 4096
 #define NOBODY 65534
-#define SECONDS 60
+#define SECONDS 180
 
 /* A register of edu that gives the complement of what was written */
 #define LIVENESS 4
@@ -167,8 +167,11 @@ int main(int argc, char **argv)
 		usleep(10000);
 	}
 
+	if (!says(argv[2], "nested: writing"))
+		fail("the virtual machine does not start");
+
 	printf("KTAP version 1\n1..4\n");
-	result(says(argv[2], "nested: writing") && guest_writes(),
+	result(guest_writes(),
 	       "QEMU passes a device through that another process has opened");
 
 	registers = export_slice(DEVICE, VFIO_PCI_BAR0_REGION_INDEX, 0, PAGE, O_RDWR);
