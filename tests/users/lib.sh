@@ -50,4 +50,4 @@ version() { dpkg-query -W -f '# ${Package} ${Version}\n' "$@"; }
 # must have nothing that it does not need.
 QEMU=(qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35,accel=kvm -cpu host -m 512M
 	-kernel /users/bzImage -initrd /users/nested.cpio)
-APPEND="console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check"
+APPEND="console=ttyS0 quiet panic=0 tsc=reliable no_timer_check"

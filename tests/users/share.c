@@ -31,7 +31,7 @@
 #define DEVICE 11
 #define PAGE 4096
 #define NOBODY 65534
-#define SECONDS 180
+#define SECONDS 120
 
 /* A register of edu that gives the complement of what was written */
 #define LIVENESS 4
