@@ -9,8 +9,8 @@
  * processes of an unprivileged user, which run the program CLIENT. Then revoke one
  * slice, export its range again to another client, and close the device.
  *
- * The calls of interest are in export_slice() of common.c, map_write_combining()
- * and revoke_slice(). The program checks each statement before it prints it. On a
+ * The calls of interest are in export_slice() and revoke_slice() of common.c, and
+ * map_write_combining(). The program checks each statement before it prints it. On a
  * failure it prints the reason and exits with 1.
  */
 #define _GNU_SOURCE
@@ -78,21 +78,6 @@ static void map_write_combining(int dmabuf)
 	if (ioctl(device, VFIO_DEVICE_FEATURE, feature))
 		fail("VFIO_DEVICE_FEATURE_DMA_BUF_MEMATTR: %s", strerror(errno));
 	free(feature);
-}
-
-/* Permanently revoke a DMABUF */
-static void revoke_slice(int dmabuf)
-{
-	struct vfio_pci_dmabuf_revoke revoke = {
-		.argsz = sizeof(revoke),
-		.dmabuf_fd = dmabuf,
-	};
-
-	if (ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke))
-		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(errno));
-	if (!ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ||
-	    errno != EBADFD)
-		fail("a second revoke does not fail with EBADFD");
 }
 
 static void listen_for_clients(void)
@@ -254,7 +239,7 @@ int main(int argc, char **argv)
 	struct client *registers = &clients[0], *reader = &clients[1];
 	struct client *writer = &clients[2], *writer2 = &clients[3];
 	unsigned int i;
-	int number;
+	int number, ret;
 
 	if (argc != 3)
 		fail("usage: broker DDDD:BB:DD.F CLIENT");
@@ -295,7 +280,11 @@ int main(int argc, char **argv)
 	expect_filled(writer);
 	show_maps("pread() of the device returns the values of the writer; the mappings of the clients:", 3);
 
-	revoke_slice(writer->dmabuf);
+	ret = revoke_slice(device, writer->dmabuf);
+	if (ret)
+		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(-ret));
+	if (revoke_slice(device, writer->dmabuf) != -EBADFD)
+		fail("a second revoke does not fail with EBADFD");
 	printf("broker: revoked the writer's slice\n");
 	tell(writer, COMMAND_GONE);
 	tell(registers, COMMAND_WORK);

@@ -120,6 +120,16 @@ int export_slice(int device, unsigned int bar, off_t offset, size_t size,
 	return fd;
 }
 
+int revoke_slice(int device, int dmabuf)
+{
+	struct vfio_pci_dmabuf_revoke revoke = {
+		.argsz = sizeof(revoke),
+		.dmabuf_fd = dmabuf,
+	};
+
+	return ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ? -errno : 0;
+}
+
 bool maps_line(pid_t pid, const char *text, char *line, int size)
 {
 	bool found = false;

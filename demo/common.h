@@ -29,6 +29,9 @@ void set_command(int device, uint16_t bits, bool on);
 /* Export a slice of a BAR; access is O_RDWR or O_RDONLY */
 int export_slice(int device, unsigned int bar, off_t offset, size_t size, int access);
 
+/* Permanently revoke a slice; return 0 or -errno */
+int revoke_slice(int device, int dmabuf);
+
 /* Copy the line of /proc/PID/maps that ends with "text"; false if there is none */
 bool maps_line(pid_t pid, const char *text, char *line, int size);
 

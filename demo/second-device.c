@@ -197,9 +197,8 @@ static void child(int sock, const char *bdf)
 
 int main(int argc, char **argv)
 {
-	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
 	unsigned long i, words = SLICE_SIZE / sizeof(uint64_t);
-	int device, status, socks[2];
+	int device, dmabuf, ret, status, socks[2];
 	volatile uint64_t *slice;
 	pid_t pid;
 
@@ -220,12 +219,12 @@ int main(int argc, char **argv)
 
 	device = open_device(vfio_number(argv[1]), NULL);
 	set_command(device, PCI_COMMAND_MEMORY, true);
-	revoke.dmabuf_fd = export_slice(device, VFIO_PCI_BAR1_REGION_INDEX, MIB, SLICE_SIZE, O_RDWR);
-	slice = mmap(NULL, SLICE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, revoke.dmabuf_fd, 0);
+	dmabuf = export_slice(device, VFIO_PCI_BAR1_REGION_INDEX, MIB, SLICE_SIZE, O_RDWR);
+	slice = mmap(NULL, SLICE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, dmabuf, 0);
 	if (slice == MAP_FAILED)
 		fail("mmap(): %s", strerror(errno));
 	printf("exporter: exported 64 KiB of BAR 1 of %s to the process that owns %s\n", argv[1], argv[2]);
-	transfer_fd(socks[0], &revoke.dmabuf_fd, true);
+	transfer_fd(socks[0], &dmabuf, true);
 
 	turn(socks[0], true);
 	for (i = 0; i < words; i++)
@@ -237,8 +236,9 @@ int main(int argc, char **argv)
 	turn(socks[0], false);
 
 	turn(socks[0], true);
-	if (ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke))
-		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(errno));
+	ret = revoke_slice(device, dmabuf);
+	if (ret)
+		fail("VFIO_DEVICE_PCI_DMABUF_REVOKE: %s", strerror(-ret));
 	if (!gives_sigbus(slice))
 		fail("the slice can still be read");
 	printf("exporter: revoked the slice; the CPU gets SIGBUS\n");
