@@ -5,19 +5,27 @@ KTAP_N=0 KTAP_FAILED=0
 
 plan() { printf 'KTAP version 1\n1..%s\n' "$1"; }
 
-# test_ FUNCTION DESCRIPTION [ARGUMENT...]: run a test.  The output of FUNCTION explains its failure.
-test_()
+# result_ STATUS DESCRIPTION WHY: print a result, and WHY if the test failed.
+result_()
 {
-	local why
-
 	KTAP_N=$((KTAP_N + 1))
-	if why=$("$1" "${@:3}" 2>&1); then
+	if [ "$1" = 0 ]; then
 		printf 'ok %s %s\n' $KTAP_N "$2"
 	else
-		[ -z "$why" ] || sed 's/^/# /' <<< "$why"
+		[ -z "$3" ] || sed 's/^/# /' <<< "$3"
 		printf 'not ok %s %s\n' $KTAP_N "$2"
 		KTAP_FAILED=$((KTAP_FAILED + 1))
 	fi
+}
+
+# test_ FUNCTION DESCRIPTION [ARGUMENT...]: run a test in a subshell.  The output of FUNCTION
+# explains its failure.
+test_()
+{
+	local why rc=0
+
+	why=$("$1" "${@:3}" 2>&1) || rc=$?
+	result_ $rc "$2" "$why"
 }
 
 skip() { KTAP_N=$((KTAP_N + 1)); printf 'ok %s %s # SKIP %s\n' $KTAP_N "$1" "$2"; }

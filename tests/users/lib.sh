@@ -40,14 +40,12 @@ devices()
 	done
 }
 
-# What the device can do nothing about: another process that looks at all mappings,
-# as lsof and CRIU do
+# look: read the links of all mappings of all processes, as lsof and CRIU do.
 look() { while :; do readlink /proc/[0-9]*/map_files/* > /dev/null 2>&1 || :; done; }
 
 version() { dpkg-query -W -f '# ${Package} ${Version}\n' "$@"; }
 
-# A virtual machine that boots the guest's own kernel with nested.c as its init.  QEMU
-# must have nothing that it does not need.
+# A virtual machine that boots the guest's own kernel with nested.c as its init
 QEMU=(qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35,accel=kvm -cpu host -m 512M
 	-kernel /users/bzImage -initrd /users/nested.cpio)
 APPEND="console=ttyS0 quiet panic=0 tsc=reliable no_timer_check"
