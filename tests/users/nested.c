@@ -100,7 +100,7 @@ static void find_device(void)
 		}
 		close(config);
 	}
-	fail("there is no edu-plus");
+	fail("no edu-plus found");
 }
 
 static volatile uint32_t *map(const char *path, off_t offset, size_t size)
