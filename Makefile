@@ -8,13 +8,13 @@ help:
 	@cat tools/help
 
 setup:
-	@tools/setup
+	@tools/make/setup
 
 run: setup
-	@tools/tree
-	@tools/qemu > /dev/null
-	@tools/kernel plain > /dev/null
-	@tools/run-demo
+	@tools/queue/tree
+	@tools/make/qemu > /dev/null
+	@tools/make/kernel plain > /dev/null
+	@demo/run-demo
 
 check: setup
 	@tools/check
@@ -26,17 +26,17 @@ soak: setup
 	@tools/check --soak
 
 bench: setup
-	@tools/setup bench
-	@tools/tree
-	@tools/qemu > /dev/null
-	@tools/bench $(ROUNDS)
+	@tools/make/setup bench
+	@tools/queue/tree
+	@tools/make/qemu > /dev/null
+	@bench/run-bench $(ROUNDS)
 
 tree: setup
-	@tools/tree
+	@tools/queue/tree
 
 export:
-	@tools/export
+	@tools/queue/export
 
 shell: setup
-	@tools/tree
+	@tools/queue/tree
 	@tools/vm -c $(or $(CELL),plain)

@@ -7,7 +7,7 @@
  * kernel's lock statistics are on only during these faults.  The output is a line
  * "# faults N" and the content of /proc/lock_stat.
  *
- * For a kernel with CONFIG_LOCK_STAT and two processors; see tools/lockstat.
+ * For a kernel with CONFIG_LOCK_STAT and two processors; see bench/lockstat.
  */
 #include <pthread.h>
 #include <sched.h>

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Plot the results of tools/bench, from results.tsv in the current directory: cost against
+# Plot the results of bench/run-bench, from results.tsv in the current directory: cost against
 # spans (spans.svg), pages (pages.svg) and buffers (buffers.svg), for both kernels.
 
 set terminal svg size 1100,480 font "sans,12" background "white" noenhanced

@@ -88,7 +88,7 @@ source_state()
 }
 
 # arch NAME: set the variables for building for an architecture (the kernel's name) and,
-# if it is booted, the image and QEMU's name of it.  tools/setup lists the packages of
+# if it is booted, the image and QEMU's name of it.  tools/make/setup lists the packages of
 # the cross compilers.
 arch()
 {
