@@ -392,6 +392,54 @@ TEST_F(importer, slow_callback)
 	ASSERT_EQ(0, close(importer));
 }
 
+static int read_bufinfo(void *arg)
+{
+	return nr_vfio_dmabufs(0);
+}
+
+/*
+ * A reader of debugfs waits for a DMABUF that is locked for long, and no file of a DMABUF
+ * can be made meanwhile (AsahiLinux/linux issue 126: users read bufinfo when a GPU hangs).
+ * So mmap() of a BAR is delayed, as an export is, but no access and no revocation.
+ */
+TEST_F(importer, slow_callback_and_bufinfo)
+{
+	struct waiter revoker = { .arg = self, .fn = do_revoke };
+	struct waiter reader = { .fn = read_bufinfo };
+	struct dmabuf *dmabuf = &self->dmabufs[0];
+	int importer = import(dmabuf, SLOW_MS, 0);
+	u64 start = now_ms();
+	void *vaddr;
+	u32 value;
+
+	/* (A list that cannot be read does not wait.) */
+	ASSERT_LE(0, nr_vfio_dmabufs(0));
+	self->revoke_fd = dmabuf->fd;
+	waiter_start(&revoker);
+	wait_dead(dmabuf);
+	waiter_start(&reader);
+	ASSERT_TRUE(waiter_blocks(&reader));
+
+	ASSERT_EQ(0, mmio_read32(self->dmabufs[1].vaddr, &value));
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->device, self->dmabufs[2].fd));
+	ASSERT_EQ(SIGBUS, mmio_read32(self->dmabufs[2].vaddr, &value));
+	ASSERT_FALSE(atomic_load(&reader.done));
+	ASSERT_LT(now_ms(), start + SLOW_MS);
+
+	vaddr = mmap(NULL, self->page, PROT_READ, MAP_SHARED, self->device->fd,
+		     self->device->bars[self->bar].info.offset);
+	ASSERT_NE(MAP_FAILED, vaddr);
+	ASSERT_EQ(0, mmio_read32(vaddr, &value));
+	ASSERT_EQ(0, munmap(vaddr, self->page));
+
+	ASSERT_LE(0, waiter_join(&reader));
+	while (told(importer) < 1)
+		sched_yield();
+	unmap(importer);
+	ASSERT_EQ(0, waiter_join(&revoker));
+	ASSERT_EQ(0, close(importer));
+}
+
 /* An event during the callback must wait for the importer as well. */
 TEST_F(importer, slow_callback_and_event)
 {

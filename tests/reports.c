@@ -343,6 +343,128 @@ TEST_F(reports, mincore)
 	EXPECT_EQ(1, resident & 1);
 }
 
+/* QEMU and OFS/opae-sdk issue 380 ask for all pages of a BAR. The faults come later. */
+TEST_F(reports, populate)
+{
+	unsigned char resident = 1;
+	void *vaddr;
+
+	vaddr = mmap(NULL, self->size, RW, MAP_SHARED | MAP_POPULATE, self->map.fd,
+		     self->map.base);
+	ASSERT_NE(MAP_FAILED, vaddr);
+	EXPECT_EQ(0, mincore(vaddr, self->t.page, &resident));
+	EXPECT_EQ(0, resident & 1);
+	EXPECT_EQ(0, bar_fd_check_pages(&self->map, vaddr, 0, self->size));
+	ASSERT_EQ(0, munmap(vaddr, self->size));
+}
+
+struct unmapper {
+	void *vaddr;
+	u64 size;
+	u64 ns;
+};
+
+static int unmap_and_close_device(void *arg)
+{
+	struct unmapper *unmapper = arg;
+	u64 start = now_ns();
+
+	munmap(unmapper->vaddr, unmapper->size);
+	unmapper->ns = now_ns() - start;
+	return 0;
+}
+
+/*
+ * The munmap() that closes a device lasts as long as the reset of the device (SPDK issue
+ * 1275). Other threads can change the address space meanwhile.
+ */
+TEST_F(reports, munmap_closes_device)
+{
+	struct unmapper unmapper = { .vaddr = self->vaddr, .size = self->size };
+	int nr = 0, tries = 0;
+	u64 longest = 0;
+
+	/* Mappings of DMABUFs do not keep the device open. */
+	if (variant->dmabuf)
+		return;
+
+	/* A busy host can delay a thread, so try again. */
+	do {
+		struct waiter waiter = { .fn = unmap_and_close_device, .arg = &unmapper };
+
+		bar_test_close(&self->t);
+		nr = longest = 0;
+		waiter_start(&waiter);
+		while (!atomic_load(&waiter.done)) {
+			u64 start = now_ns();
+			void *other;
+
+			other = mmap(NULL, self->t.page, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			ASSERT_NE(MAP_FAILED, other);
+			ASSERT_EQ(0, munmap(other, self->t.page));
+			longest = max(longest, now_ns() - start);
+			nr++;
+			usleep(1000);
+		}
+		ASSERT_EQ(0, waiter_join(&waiter));
+		TH_LOG("munmap(): %u us; %d others meanwhile, at most %u us",
+		       (unsigned int)(unmapper.ns / 1000), nr, (unsigned int)(longest / 1000));
+
+		/* (A reset begins with a sleep of 100 ms.) */
+		EXPECT_GT(unmapper.ns, 100000000);
+		bar_test_open(&self->t);
+		self->map = bar_test_fd(&self->t, self->t.bar, false);
+		unmapper.vaddr = self->vaddr = bar_fd_mmap(&self->map, 0, self->size, RW);
+	} while ((nr < 10 || longest > unmapper.ns / 2) && ++tries < 10);
+	EXPECT_GE(nr, 10);
+	EXPECT_LE(longest, unmapper.ns / 2);
+}
+
+#if defined(__aarch64__)
+#define UNALIGNED_UC SIGBUS
+#else
+#define UNALIGNED_UC 0
+#endif
+
+static int read_unaligned(void *vaddr)
+{
+	struct sigaction action = { .sa_sigaction = sigbus, .sa_flags = SA_SIGINFO }, old;
+	int ret = 0;
+
+	VFIO_ASSERT_EQ(sigaction(SIGBUS, &action, &old), 0);
+	if (!sigsetjmp(on_sigbus, 1))
+		(void)*(volatile u64 __attribute__((aligned(1))) *)(vaddr + 1);
+	else
+		ret = sigbus_info.si_code == BUS_ADRALN ? SIGBUS : -1;
+	VFIO_ASSERT_EQ(sigaction(SIGBUS, &old, NULL), 0);
+	return ret;
+}
+
+/*
+ * Unaligned accesses of a BAR: arm64 refuses them unless the mapping is write-combining
+ * (tenstorrent/tt-umd issue 2648). The same holds for a page that faults again.
+ */
+TEST_F(reports, unaligned)
+{
+	struct vfio_pci_device *device = self->t.device;
+	void *wc = NULL;
+
+	/* (This fails where there is no write-combining.) */
+	if (variant->dmabuf && !__vfio_pci_dmabuf_set_memattr(device, self->map.fd,
+							      VFIO_DEVICE_DMA_BUF_MEMATTR_WC))
+		wc = bar_fd_mmap(&self->map, 0, self->size, RW);
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(UNALIGNED_UC, read_unaligned(self->vaddr));
+		if (wc)
+			ASSERT_EQ(0, read_unaligned(wc));
+		if (vfio_pci_bars_revoke(device, VFIO_PCI_BAR_MEMORY_DECODE))
+			break;
+		vfio_pci_bars_restore(device, VFIO_PCI_BAR_MEMORY_DECODE);
+	}
+	if (wc)
+		ASSERT_EQ(0, munmap(wc, self->size));
+}
+
 int main(int argc, char *argv[])
 {
 	device_bdf = vfio_selftests_get_bdf(&argc, argv);

@@ -9,7 +9,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <sys/mman.h>
@@ -219,6 +221,34 @@ static void assert_no_access(struct __test_metadata *_metadata, second_device_te
 	ASSERT_EQ(-ENODEV, try_import(self, SIZE));
 }
 
+/*
+ * Does the log of the kernel have a fault of the importer at the slice? Only ten faults in
+ * five seconds are logged, so try for longer.
+ */
+static bool iommu_logs_fault(second_device_test *self)
+{
+	char record[1024], fault[64];
+	bool found = false;
+	ssize_t len;
+	int fd;
+
+	snprintf(fault, sizeof(fault), "fault addr 0x%llx ",
+		 (unsigned long long)self->import.iova);
+	fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	VFIO_ASSERT_GE(fd, 0);
+	VFIO_ASSERT_NE(lseek(fd, 0, SEEK_END), -1);
+	for (int i = 0; i < 20 && !found; i++) {
+		VFIO_ASSERT_EQ(dma_to_slice(self), -EIO);
+		usleep(500000);
+		while ((len = read(fd, record, sizeof(record) - 1)) > 0) {
+			record[len] = '\0';
+			found |= strstr(record, "DMAR: ") && strstr(record, fault);
+		}
+	}
+	VFIO_ASSERT_EQ(close(fd), 0);
+	return found;
+}
+
 TEST_F(second_device, both_ways)
 {
 	assert_works(_metadata, self);
@@ -234,6 +264,7 @@ TEST_F(second_device, revoke)
 	vfio_pci_dmabuf_revoke(self->exporter.device, self->dmabuf);
 	assert_no_access(_metadata, self);
 	ASSERT_EQ(-ENODEV, __dmabuf_client_mmap(self->client, 0, SIZE, RW));
+	ASSERT_TRUE(iommu_logs_fault(self));
 
 	/* Nothing restores the access. */
 	vfio_pci_bars_revoke(self->exporter.device, VFIO_PCI_BAR_MEMORY_DECODE);
