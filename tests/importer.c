@@ -269,6 +269,36 @@ TEST_F(importer, map)
 	}
 }
 
+/*
+ * A driver outside of the kernel tree gets at the file of a BAR mapping (libvfio-user issue
+ * 54). It can be neither mapped nor imported, and no call takes it for an exported DMABUF.
+ */
+TEST_F(importer, file_of_bar_mapping)
+{
+	struct dma_region region = { .size = self->page };
+	struct dmabuf dmabuf;
+	int driver;
+
+	dmabuf.vaddr = mmap(NULL, self->page, PROT_READ, MAP_SHARED, self->device->fd,
+			    self->device->bars[self->bar].info.offset);
+	ASSERT_NE(MAP_FAILED, dmabuf.vaddr);
+	driver = open(DMABUF_IMPORTER_DEV, O_RDWR);
+	ASSERT_LE(0, driver);
+	dmabuf.fd = ioctl(driver, DMABUF_IMPORTER_VMA_FILE, dmabuf.vaddr);
+	ASSERT_LE(0, dmabuf.fd);
+
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page, PROT_READ, MAP_SHARED, dmabuf.fd, 0));
+	ASSERT_EQ(EINVAL, errno);
+	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_revoke(self->device, dmabuf.fd));
+	ASSERT_EQ(-EINVAL, __vfio_pci_dmabuf_set_memattr(self->device, dmabuf.fd,
+							 VFIO_DEVICE_DMA_BUF_MEMATTR_UC));
+	ASSERT_EQ(-EOPNOTSUPP, __iommu_map_dmabuf(self->device->iommu, dmabuf.fd, &region));
+
+	ASSERT_EQ(-EOPNOTSUPP, try_attach(dmabuf.fd, 0, 0));
+	ASSERT_EQ(0, close(driver));
+	dmabuf_close(self, &dmabuf);
+}
+
 /* Importers that attached before cannot map it either. */
 TEST_F(importer, map_while_inaccessible)
 {

@@ -7,8 +7,10 @@
 #include <linux/dma-buf.h>
 #include <linux/dma-fence.h>
 #include <linux/dma-resv.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
@@ -208,6 +210,28 @@ static void importer_fence_put(struct importer_fence *fence)
 	dma_fence_put(&fence->base);
 }
 
+static long importer_vma_file(unsigned long addr)
+{
+	struct vm_area_struct *vma;
+	struct file *file = NULL;
+	int fd;
+
+	scoped_guard(mmap_read_lock, current->mm) {
+		vma = vma_lookup(current->mm, addr);
+		if (vma && vma->vm_file)
+			file = get_file(vma->vm_file);
+	}
+	if (!file)
+		return -ENOENT;
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		fput(file);
+	else
+		fd_install(fd, file);
+	return fd;
+}
+
 static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct importer *importer = file->private_data;
@@ -229,6 +253,8 @@ static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 		return READ_ONCE(importer->told);
 	case DMABUF_IMPORTER_FENCE:
 		return importer_add_fence(importer, arg);
+	case DMABUF_IMPORTER_VMA_FILE:
+		return importer_vma_file(arg);
 	default:
 		return -ENOTTY;
 	}

@@ -40,4 +40,11 @@ struct dmabuf_importer_attach {
  */
 #define DMABUF_IMPORTER_FENCE	_IO('D', 4)
 
+/*
+ * Return a file descriptor of the file that is mapped at the address in the argument, as
+ * drivers outside of the kernel tree do. There is no other way to have one of the DMABUF
+ * of a BAR mapping.
+ */
+#define DMABUF_IMPORTER_VMA_FILE	_IO('D', 5)
+
 #endif /* TESTS_MODULES_DMABUF_IMPORTER_H */
