@@ -44,8 +44,8 @@ refused()
 	[ "$(grep -vc ': log: ' "$out")" = 1 ] || { echo "more than a sentence:"; cat "$out"; return 1; }
 }
 
-# interrupted SECONDS OUT COMMAND...: send SIGINT to the process group after SECONDS, as
-# Ctrl-C does, and return the status of COMMAND.
+# interrupted WHEN OUT COMMAND...: send SIGINT to the process group after WHEN seconds, or
+# when the function WHEN succeeds, as Ctrl-C does, and return the status of COMMAND.
 interrupted()
 {
 	local pid
@@ -54,7 +54,11 @@ interrupted()
 	"${@:3}" > "$2" 2>&1 < /dev/null &
 	pid=$!
 	set +m
-	sleep "$1"
+	if [[ $1 == [0-9.]* ]]; then
+		sleep "$1"
+	else
+		until "$1" || ! kill -0 $pid; do sleep 0.1; done
+	fi
 	kill -INT -- "-$pid" 2> /dev/null || true
 	wait $pid
 }

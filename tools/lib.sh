@@ -69,7 +69,7 @@ logged()
 # locked NAME: take a lock that all clones share, until this script ends.
 locked()
 {
-	mkdir -p "$CACHE"
+	mkdir -p "$CACHE" 2> /dev/null && [ -w "$CACHE" ] || die "$CACHE cannot be written to: pass XDG_CACHE_HOME=DIR"
 	exec 9>"$CACHE/$1.lock"
 	flock -n 9 || { msg "waiting for another run that uses $1"; flock 9; }
 }
@@ -161,24 +161,18 @@ bench_programs()
 	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks do not build" "$LOGS/bench-build.log"
 }
 
-# debian_sources SUITES: print a sources file for apt, with the mirror of the system's own
-# configuration.
-debian_sources()
+# debian_mirror: print MIRROR=, or the Debian mirror that the system's apt uses.
+debian_mirror()
 {
-	local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+	local mirror=${MIRROR-}
 
-	command -v apt-get >/dev/null ||
-		die "this machine has no apt-get: pass LINUX=DIR and QEMU=PATH instead"
-	[ -r $keyring ] || die "$keyring is missing: install debian-archive-keyring"
-	mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL)' \
-		'Created-By: Packages' | sed -n 's/ Debian Debian$//p' | sort -u | head -n 1)
+	if [ -z "$mirror" ] && command -v apt-get > /dev/null; then
+		mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL)' \
+			'Created-By: Packages' | sed -n 's/ Debian Debian$//p' | sort -u | head -n 1)
+	fi
+	# A list of mirrors
+	[[ $mirror != mirror+file:* ]] || mirror=$(awk '/^[a-z]/ { print $1; exit }' "${mirror#mirror+file:}")
 	[ -n "$mirror" ] ||
-		die "apt knows no Debian mirror: run 'apt-get update' first, or pass LINUX=DIR and QEMU=PATH"
-	cat <<-END
-	Types: deb deb-src
-	URIs: $mirror
-	Suites: $1
-	Components: main
-	Signed-By: $keyring
-	END
+		die "no Debian mirror is known: run 'apt-get update' on Debian, or pass MIRROR=URL on other systems"
+	echo "${mirror%/}"
 }
