@@ -7,7 +7,6 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$TOP/build
 LOGS=$BUILD/logs
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-dmabuf
-JOBS=${JOBS:-$(nproc)}
 ARCH=x86 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
 export LC_ALL=C
 
@@ -38,6 +37,45 @@ die()
 	[ -z "${2-}" ] || printf '%s: log: %s\n' "${0##*/}" "$2" >&2
 	exit "${DIE_STATUS:-1}"
 }
+
+# limits ROOT: print how many processors this process may use, and how many MiB of memory
+# are available, both within the limits of its cgroups (version 1 or 2).
+limits()
+{
+	local root=${1%/} cpus memory name dir quota period most
+
+	cpus=$(nproc)
+	memory=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' "$root/proc/meminfo")
+	least() { [ "${!1}" -le "$2" ] || printf -v "$1" %s "$2"; }
+	while IFS=: read -r _ name dir; do
+		case ,$name, in
+		,,|*,cpu,*|*,memory,*) dir=$root/sys/fs/cgroup/$name${dir%/} ;;
+		*) continue ;;
+		esac
+		while [ "$dir" != "$root/sys/fs" ]; do
+			quota= most=
+			read -r quota period < "$dir/cpu.max" ||
+				{ read -r quota < "$dir/cpu.cfs_quota_us" && read -r period < "$dir/cpu.cfs_period_us"; } ||
+				true
+			read -r most < "$dir/memory.max" || read -r most < "$dir/memory.limit_in_bytes" || true
+			[[ $quota != [1-9]* ]] || least cpus $(((quota + period - 1) / period))
+			[[ $most != [1-9]* ]] || least memory $((most >> 20))
+			dir=${dir%/*}
+		done
+	done < "$root/proc/self/cgroup" 2> /dev/null || true
+	echo "$cpus $memory"
+}
+
+# JOBS: parallel jobs of a build, of up to 1 GiB each; GUESTS: parallel guests, which are
+# idle half of the time and use up to 1.5 GiB each.
+if [ -z "${JOBS-}" ]; then
+	read -r JOBS GUESTS < <(limits / | awk '{ print $2 < 1024 * $1 ? int($2 / 1024) : $1, int($2 / 1536) }')
+	[ "$JOBS" != 0 ] || JOBS=1
+fi
+[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || die "JOBS=$JOBS is not a number of jobs"
+[ "${GUESTS:=$((2 * JOBS))}" -le $((2 * JOBS)) ] || GUESTS=$((2 * JOBS))
+[ "$GUESTS" != 0 ] || GUESTS=1
+export JOBS GUESTS
 
 # Ctrl-C: print one message, and let the EXIT traps clean up.  The saved stderr is used,
 # because the running command may have redirected it.
