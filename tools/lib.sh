@@ -6,6 +6,7 @@ set -euo pipefail
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$TOP/build
 LOGS=$BUILD/logs
+[ -n "${HOME-}" ] || { unset HOME; export HOME=~; }	# as the password file says
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-dmabuf
 ARCH=x86 CROSS= IMAGE=arch/x86/boot/bzImage EMULATOR=x86_64
 export LC_ALL=C
@@ -18,6 +19,8 @@ unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
 # queue, and git must not prompt.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0
 export GIT_EDITOR=true
+# build/ and the cache may belong to another user, as in a container.
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 
 # All clones and cells share ccache.  Cells are built in a child of their source tree, so
 # that the compiler sees the same relative paths everywhere.
@@ -37,6 +40,18 @@ die()
 	[ -z "${2-}" ] || printf '%s: log: %s\n' "${0##*/}" "$2" >&2
 	exit "${DIE_STATUS:-1}"
 }
+
+# plain NAME PATH: fail unless make, Kbuild, and QEMU's options can take the path.
+plain()
+{
+	[[ $2 == /* ]] || die "$1 is not an absolute path: '$2'"
+	[[ ${2//[\/._+@=~-]/} != *[[:space:][:punct:][:cntrl:]]* ]] ||
+		die "$1 must not have spaces or special characters, which make and QEMU cannot take: '$2'"
+}
+[ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m): the bench needs an x86-64 host"
+plain "the path of this repository" "$TOP"
+plain "the path of the cache (XDG_CACHE_HOME)" "$CACHE"
+plain "TMPDIR" "${TMPDIR:-/tmp}"
 
 # limits ROOT: print how many processors this process may use, and how many MiB of memory
 # are available, both within the limits of its cgroups (version 1 or 2).
