@@ -2,7 +2,7 @@
 # The entry points; the scripts in tools/ do the work.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all soak bench tree export shell setup
+.PHONY: help run check check-all soak bench tree export shell setup clean
 
 help:
 	@cat tools/help
@@ -40,3 +40,6 @@ export:
 shell: setup
 	@tools/queue/tree
 	@tools/vm -c $(or $(CELL),plain)
+
+clean:
+	@tools/make/clean
