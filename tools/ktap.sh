@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by the tests that are shell scripts: results in KTAP.
+# Sourced by the tests that are shell scripts, also in the guest, whose shell is busybox:
+# results in KTAP.
 
 KTAP_N=0 KTAP_FAILED=0
 
@@ -12,7 +13,7 @@ result_()
 	if [ "$1" = 0 ]; then
 		printf 'ok %s %s\n' $KTAP_N "$2"
 	else
-		[ -z "$3" ] || sed 's/^/# /' <<< "$3"
+		[ -z "$3" ] || printf '%s\n' "$3" | sed 's/^/# /'
 		printf 'not ok %s %s\n' $KTAP_N "$2"
 		KTAP_FAILED=$((KTAP_FAILED + 1))
 	fi
@@ -22,10 +23,11 @@ result_()
 # explains its failure.
 test_()
 {
-	local why rc=0
+	local why rc=0 function=$1 description=$2
 
-	why=$("$1" "${@:3}" 2>&1) || rc=$?
-	result_ $rc "$2" "$why"
+	shift 2
+	why=$("$function" "$@" 2>&1) || rc=$?
+	result_ $rc "$description" "$why"
 }
 
 skip() { KTAP_N=$((KTAP_N + 1)); printf 'ok %s %s # SKIP %s\n' $KTAP_N "$1" "$2"; }
