@@ -9,6 +9,7 @@
  * DMABUF that the broker passes. The program checks each statement before it prints
  * it. On a failure it prints the reason and exits with 1.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -27,186 +28,167 @@
 #define EDU_ID_VALUE	0x010000ed
 #define EDU_INVERTER	1
 
-const char *program;
+/* The slice, mapped at "map", and the request that came with it */
+struct slice {
+	const char *role;
+	int dmabuf;
+	volatile void *map;
+	struct request request;
+};
 
-static int dmabuf;
-static volatile void *map;
-static struct request buffer;
-
-static void __attribute__((format(printf, 1, 2))) say(const char *format, ...)
+static void __attribute__((format(printf, 2, 3))) say(struct slice *slice, const char *format, ...)
 {
 	va_list args;
 
 	va_start(args, format);
-	printf("  %s: ", program);
+	printf("  %s: ", slice->role);
 	vprintf(format, args);
 	putchar('\n');
 	va_end(args);
 }
 
-static bool is(const char *role)
+static bool is(struct slice *slice, const char *role)
 {
-	return !strncmp(program, role, strlen(role));
+	return !strncmp(slice->role, role, strlen(role));
 }
 
-static unsigned long page_size(void)
+static unsigned long pages(struct slice *slice)
 {
-	return sysconf(_SC_PAGESIZE);
+	return slice->request.size / sysconf(_SC_PAGESIZE);
 }
 
-static volatile uint64_t *page(unsigned long number)
+static volatile uint64_t *page(struct slice *slice, unsigned long number)
 {
-	return (volatile uint64_t *)((char *)map + number * page_size());
+	return (volatile uint64_t *)((char *)slice->map + number * sysconf(_SC_PAGESIZE));
 }
 
-static void connect_to(const char *path, int *sock)
+static int connect_to(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct reply hello = {};
+	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	snprintf(hello.name, sizeof(hello.name), "%s", program);
-	*sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
-	if (connect(*sock, (struct sockaddr *)&address, sizeof(address)))
-		fail("%s: %s", path, strerror(errno));
-	if (send(*sock, &hello, sizeof(hello), 0) != sizeof(hello))
-		fail("cannot send to the broker: %s", strerror(errno));
+	if (connect(sock, (struct sockaddr *)&address, sizeof(address)))
+		err(1, "%s", path);
+	return sock;
 }
 
-/* Return the file descriptor that came with the request, or -1 */
-static int receive(int sock, struct request *request)
+static void reply(int sock, const char *name)
 {
-	union {
-		struct cmsghdr align;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = { request, sizeof(*request) };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	int fd = -1;
+	struct reply reply = {};
 
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != sizeof(*request))
-		fail("the broker has gone");
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (cmsg && cmsg->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-	return fd;
+	snprintf(reply.name, sizeof(reply.name), "%s", name);
+	if (slice_send(sock, &reply, sizeof(reply), -1) != sizeof(reply))
+		errx(1, "the broker has gone");
 }
 
-static void work(void)
+static void work(struct slice *slice)
 {
-	volatile uint32_t *registers = map;
-	unsigned long i, pages = buffer.size / page_size();
+	volatile uint32_t *registers = slice->map;
+	unsigned long long expected;
+	unsigned long i;
 
-	if (is(REGISTERS)) {
-		uint32_t value = buffer.value ^ getpid();
+	if (is(slice, REGISTERS)) {
+		uint32_t value = slice->request.value ^ getpid();
 
 		if (registers[EDU_ID] != EDU_ID_VALUE)
-			fail("the identification register is 0x%08x",
-			     registers[EDU_ID]);
+			errx(1, "the identification register is 0x%08x", registers[EDU_ID]);
 		registers[EDU_INVERTER] = value;
 		if (registers[EDU_INVERTER] != (uint32_t)~value)
-			fail("the inverter register is wrong");
+			errx(1, "the inverter register is wrong");
 		return;
 	}
 
-	for (i = 0; i < pages && is(WRITER); i++)
-		*page(i) = page_value(buffer.value, i);
+	for (i = 0; i < pages(slice) && is(slice, WRITER); i++)
+		*page(slice, i) = page_value(slice->request.value, i);
 	/* Flush write-combining buffers before the broker reads. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	for (i = 0; i < pages; i++)
-		if (*page(i) != page_value(buffer.value, i))
-			fail("page %lu holds 0x%016llx instead of 0x%016llx", i,
-			     (unsigned long long)*page(i),
-			     (unsigned long long)page_value(buffer.value, i));
+	for (i = 0; i < pages(slice); i++) {
+		expected = page_value(slice->request.value, i);
+		if (*page(slice, i) != expected)
+			errx(1, "page %lu holds 0x%016llx instead of 0x%016llx", i,
+			     (unsigned long long)*page(slice, i), expected);
+	}
 }
 
-static void map_it(void)
+static void map(struct slice *slice)
 {
-	bool readonly = is(READER);
+	uint32_t size = slice->request.size;
+	bool readonly = is(slice, READER);
 	void *writable;
 
-	writable = mmap(NULL, buffer.size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			dmabuf, 0);
-	if (!readonly) {
-		map = writable;
-		if (map == MAP_FAILED)
-			fail("mmap(): %s", strerror(errno));
-	} else {
+	writable = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, slice->dmabuf, 0);
+	slice->map = writable;
+	if (readonly) {
 		if (writable != MAP_FAILED || errno != EACCES)
-			fail("mmap() for writing does not fail with EACCES");
-		map = mmap(NULL, buffer.size, PROT_READ, MAP_SHARED, dmabuf, 0);
-		if (map == MAP_FAILED)
-			fail("mmap(): %s", strerror(errno));
-		if (!mprotect((void *)map, buffer.size, PROT_READ | PROT_WRITE) ||
-		    errno != EACCES)
-			fail("mprotect() for writing does not fail with EACCES");
+			errx(1, "mmap() for writing does not fail with EACCES");
+		slice->map = mmap(NULL, size, PROT_READ, MAP_SHARED, slice->dmabuf, 0);
 	}
-	work();
+	if (slice->map == MAP_FAILED)
+		err(1, "mmap()");
+	if (readonly && (!mprotect((void *)slice->map, size, PROT_READ | PROT_WRITE) ||
+			 errno != EACCES))
+		errx(1, "mprotect() for writing does not fail with EACCES");
+	work(slice);
 
-	if (is(REGISTERS))
-		say("the ID register has the value of edu, and the inverter register works");
+	if (is(slice, REGISTERS))
+		say(slice, "the ID register has the value of edu, and the inverter register works");
 	else if (readonly)
-		say("read %u KiB with the right values; mmap() and mprotect() for writing fail with EACCES",
-		    buffer.size >> 10);
+		say(slice, "read %u KiB with the right values; mmap() and mprotect() for writing fail with EACCES",
+		    size >> 10);
 	else
-		say("wrote %u KiB and read the values back",
-		    buffer.size >> 10);
+		say(slice, "wrote %u KiB and read the values back", size >> 10);
 }
 
-static void gone(void)
+static void gone(struct slice *slice)
 {
 	unsigned long i;
+	void *probe;
 
-	for (i = 0; i < buffer.size / page_size(); i++)
-		if (!gives_sigbus(page(i)))
-			fail("page %lu can still be read", i);
-	if (mmap(NULL, buffer.size, PROT_READ, MAP_SHARED, dmabuf, 0) != MAP_FAILED ||
-	    errno != ENODEV)
-		fail("mmap() does not fail with ENODEV");
-	say("every page gives SIGBUS, and mmap() fails with ENODEV");
+	for (i = 0; i < pages(slice); i++)
+		if (!gives_sigbus(page(slice, i)))
+			errx(1, "page %lu can still be read", i);
+	probe = mmap(NULL, slice->request.size, PROT_READ, MAP_SHARED, slice->dmabuf, 0);
+	if (probe != MAP_FAILED || errno != ENODEV)
+		errx(1, "mmap() does not fail with ENODEV");
+	say(slice, "every page gives SIGBUS, and mmap() fails with ENODEV");
 }
 
 int main(int argc, char **argv)
 {
-	struct reply done = {};
 	struct request request;
+	struct slice slice = {};
 	int sock, fd;
 
-	program = "client";
 	if (argc != 4)
-		fail("usage: client SOCKET NAME DEVICE_FILE");
-	program = argv[2];
+		errx(2, "usage: client SOCKET NAME DEVICE_FILE");
+	/* The prefix of the messages of err() */
+	program_invocation_short_name = argv[2];
+	slice.role = argv[2];
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	catch_sigbus();
 
 	if (open(argv[3], O_RDWR) >= 0 || errno != EACCES)
-		fail("open() of %s does not fail with EACCES: %s", argv[3], strerror(errno));
-	connect_to(argv[1], &sock);
+		err(1, "open() of %s does not fail with EACCES", argv[3]);
+	sock = connect_to(argv[1]);
+	reply(sock, slice.role);
 
 	do {
-		fd = receive(sock, &request);
+		if (slice_recv(sock, &request, sizeof(request), &fd) != sizeof(request))
+			errx(1, "the broker has gone");
 		switch (request.command) {
 		case COMMAND_MAP:
-			dmabuf = fd;
-			buffer = request;
-			map_it();
+			slice.dmabuf = fd;
+			slice.request = request;
+			map(&slice);
 			break;
 		case COMMAND_WORK:
-			work();
+			work(&slice);
 			break;
 		case COMMAND_GONE:
-			gone();
+			gone(&slice);
 			break;
 		}
-		snprintf(done.name, sizeof(done.name), "%s", program);
-		if (send(sock, &done, sizeof(done), 0) != sizeof(done))
-			fail("the broker has gone");
+		reply(sock, slice.role);
 	} while (request.command != COMMAND_EXIT);
 	return 0;
 }

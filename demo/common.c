@@ -1,133 +1,113 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <linux/iommufd.h>
 #include <linux/pci_regs.h>
-#include <linux/vfio.h>
 
 #include "common.h"
 
-void fail(const char *format, ...)
+int check(int ret, const char *what)
 {
-	va_list args;
-
-	va_start(args, format);
-	fprintf(stderr, "%s: ", program);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
-	exit(1);
+	if (ret >= 0)
+		return ret;
+	errno = -ret;
+	err(1, "%s", what);
 }
 
-int vfio_number(const char *bdf)
+void open_device(const char *bdf, bool group, struct slice_device *dev)
 {
-	char path[128];
-	struct dirent *entry;
-	int number = -1;
-	DIR *dir;
+	int ret = group ? -ENOENT : slice_open_cdev(bdf, dev);
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev", bdf);
-	dir = opendir(path);
-	if (!dir)
-		fail("%s is not bound to vfio-pci: %s", bdf, strerror(errno));
-	while ((entry = readdir(dir)))
-		if (sscanf(entry->d_name, "vfio%d", &number) == 1)
-			break;
-	closedir(dir);
-	if (number < 0)
-		fail("%s has no vfio device", path);
-	return number;
+	if (ret == -ENOENT)
+		ret = slice_open_group(bdf, dev);
+	if (ret == -ENOENT)
+		errx(1, "%s is not bound to vfio-pci", bdf);
+	check(ret, bdf);
 }
 
-int open_device(int number, int *iommufd)
+void expect_features(int device)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-	char path[64];
-	int fd;
+	int features = check(slice_probe(device), "VFIO_DEVICE_FEATURE");
 
-	snprintf(path, sizeof(path), "/dev/vfio/devices/vfio%d", number);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		fail("%s: %s", path, strerror(errno));
-
-	bind.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	if (bind.iommufd < 0)
-		fail("/dev/iommu: %s", strerror(errno));
-	if (ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind))
-		fail("VFIO_DEVICE_BIND_IOMMUFD: %s", strerror(errno));
-	if (iommufd)
-		*iommufd = bind.iommufd;
-	return fd;
+	if (!(features & SLICE_CAN_EXPORT))
+		errx(EXIT_UNSUPPORTED, "this kernel cannot export BARs of the device as DMABUFs: it lacks VFIO_DEVICE_FEATURE_DMA_BUF (CONFIG_VFIO_PCI_DMABUF)");
+	if (!(features & SLICE_CAN_REVOKE))
+		errx(EXIT_UNSUPPORTED, "this kernel can neither mmap() nor revoke DMABUFs of BARs: it lacks VFIO_DEVICE_PCI_DMABUF_REVOKE");
 }
 
-off_t region_offset(int device, unsigned int index, size_t min_size)
+off_t region_offset(int device, unsigned int index, uint64_t min_size)
 {
-	struct vfio_region_info info = { .argsz = sizeof(info), .index = index };
+	struct vfio_region_info info;
 
-	if (ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &info))
-		fail("VFIO_DEVICE_GET_REGION_INFO: %s", strerror(errno));
+	check(slice_region(device, index, &info), "VFIO_DEVICE_GET_REGION_INFO");
 	if (info.size < min_size)
-		fail("region %u has %llu bytes, %zu are needed", index,
-		     info.size, min_size);
+		errx(1, "region %u has %llu bytes, %llu are needed", index, info.size,
+		     (unsigned long long)min_size);
 	return info.offset;
 }
 
-void set_command(int device, uint16_t bits, bool on)
+int export_range(int device, unsigned int bar, uint64_t offset, uint64_t size, int access)
 {
-	off_t offset = region_offset(device, VFIO_PCI_CONFIG_REGION_INDEX, 64) +
-		       PCI_COMMAND;
-	uint16_t command;
+	struct vfio_region_dma_range range = { offset, size };
 
-	if (pread(device, &command, sizeof(command), offset) != sizeof(command))
-		fail("PCI_COMMAND cannot be read");
-	command &= ~bits;
-	if (on)
-		command |= bits;
-	if (pwrite(device, &command, sizeof(command), offset) != sizeof(command))
-		fail("PCI_COMMAND cannot be written");
+	return check(slice_export(device, bar, &range, 1, access | O_CLOEXEC),
+		     "VFIO_DEVICE_FEATURE_DMA_BUF");
 }
 
-int export_slice(int device, unsigned int bar, off_t offset, size_t size,
-		 int access)
+bool is_edu_plus(int device)
 {
-	size_t argsz = sizeof(struct vfio_device_feature) +
-		       sizeof(struct vfio_device_feature_dma_buf) +
-		       sizeof(struct vfio_region_dma_range);
-	struct vfio_device_feature *feature = calloc(1, argsz);
-	struct vfio_device_feature_dma_buf *slice = (void *)feature->data;
-	int fd;
+	off_t config = region_offset(device, VFIO_PCI_CONFIG_REGION_INDEX, PCI_REVISION_ID + 1);
+	uint32_t id;
+	uint8_t revision;
 
-	feature->argsz = argsz;
-	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
-	slice->region_index = bar;
-	slice->open_flags = access | O_CLOEXEC;
-	slice->nr_ranges = 1;
-	slice->dma_ranges[0].offset = offset;
-	slice->dma_ranges[0].length = size;
-	fd = ioctl(device, VFIO_DEVICE_FEATURE, feature);
-	if (fd < 0)
-		fail("export of a slice of BAR %u: %s", bar, strerror(errno));
-	free(feature);
-	return fd;
+	if (pread(device, &id, sizeof(id), config) != sizeof(id) ||
+	    pread(device, &revision, sizeof(revision), config + PCI_REVISION_ID) !=
+	    sizeof(revision))
+		err(1, "the configuration space cannot be read");
+	/* edu has the same numbers, but revision 0x10 and no RAM. */
+	return id == 0x11e81234 && revision == 0x20;
 }
 
-int revoke_slice(int device, int dmabuf)
+void expect_ram(int device, unsigned int bar)
 {
-	struct vfio_pci_dmabuf_revoke revoke = {
-		.argsz = sizeof(revoke),
-		.dmabuf_fd = dmabuf,
-	};
+	if (!is_edu_plus(device) || bar != VFIO_PCI_BAR1_REGION_INDEX)
+		errx(1, "the device is not known to have RAM in BAR %u, and a write to registers can do damage; -f writes to it",
+		     bar);
+}
 
-	return ioctl(device, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ? -errno : 0;
+uint64_t number(const char *text, uint64_t max)
+{
+	unsigned long long value;
+	int shift = 0;
+	char *end;
+
+	errno = 0;
+	value = strtoull(text, &end, 0);
+	if (end != text && *end) {
+		shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+		end += shift > 0;
+	}
+	if (end == text || *text == '-' || *end || errno || value > max >> shift)
+		errx(2, "'%s' is not a number, or is too large", text);
+	return value << shift;
+}
+
+static void read_word(void *page)
+{
+	(void)*(const volatile uint32_t *)page;
+}
+
+bool gives_sigbus(const volatile void *page)
+{
+	int ret = slice_access(page, sizeof(uint32_t), read_word, (void *)page);
+
+	if (ret != -EFAULT)
+		check(ret, "slice_access()");
+	return ret;
 }
 
 bool maps_line(pid_t pid, const char *text, char *line, int size)
@@ -139,7 +119,7 @@ bool maps_line(pid_t pid, const char *text, char *line, int size)
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
 	maps = fopen(path, "r");
 	if (!maps)
-		fail("%s: %s", path, strerror(errno));
+		err(1, "%s", path);
 	while (!found && fgets(line, size, maps)) {
 		line[strcspn(line, "\n")] = '\0';
 		found = strlen(line) >= strlen(text) &&
@@ -147,24 +127,4 @@ bool maps_line(pid_t pid, const char *text, char *line, int size)
 	}
 	fclose(maps);
 	return found;
-}
-
-static sigjmp_buf on_sigbus;
-
-static void sigbus(int signal)
-{
-	siglongjmp(on_sigbus, 1);
-}
-
-void catch_sigbus(void)
-{
-	signal(SIGBUS, sigbus);
-}
-
-bool gives_sigbus(const volatile void *page)
-{
-	if (sigsetjmp(on_sigbus, 1))
-		return true;
-	(void)*(const volatile uint32_t *)page;
-	return false;
 }

@@ -214,6 +214,22 @@ bench_programs()
 	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks do not build" "$LOGS/bench-build.log"
 }
 
+# demo_programs: build demo/ with the headers of the patched tree, and print where the
+# programs are.
+demo_programs()
+{
+	local headers out=$BUILD/demo
+
+	headers=$(kernel_headers linux) || exit
+	mkdir -p "$out"
+	# Another run that also builds must not take half a program into its guest.
+	(
+		flock 7
+		logged demo make -C "$TOP/demo" HEADERS="$headers" OUTPUT="$out" CC="ccache gcc" LDFLAGS=-static -j"$JOBS"
+	) 7>"$out/.make.lock" || die "the demo does not build" "$LOGS/demo.log"
+	echo "$out"
+}
+
 # debian_mirror: print MIRROR=, or the Debian mirror that the system's apt uses.
 debian_mirror()
 {

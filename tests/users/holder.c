@@ -27,30 +27,30 @@
 #define PAGE 4096
 #define PAGES 16
 
-const char *program = "holder";
-
 int main(int argc, char **argv)
 {
 	volatile uint32_t *bar, *slice;
 	uint32_t word = 0x12345678;
+	struct slice_device dev;
 	int device, dmabuf;
 	char line[80];
 	off_t offset;
 
 	if (argc != 2)
-		fail("usage: holder DDDD:BB:DD.F");
+		errx(2, "usage: holder DDDD:BB:DD.F");
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	device = open_device(vfio_number(argv[1]), NULL);
-	set_command(device, PCI_COMMAND_MEMORY, true);
+	open_device(argv[1], false, &dev);
+	device = dev.device;
+	check(slice_set_command(device, PCI_COMMAND_MEMORY, true), "PCI_COMMAND");
 	offset = region_offset(device, VFIO_PCI_BAR1_REGION_INDEX, PAGES * PAGE);
 	for (int i = 0; i < PAGES; i++)
 		if (pwrite(device, &word, 4, offset + i * PAGE) != 4)
-			fail("cannot write to BAR 1");
+			errx(1, "cannot write to BAR 1");
 	bar = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, device, offset);
 	if (bar == MAP_FAILED)
-		fail("mmap: %s", strerror(errno));
+		err(1, "mmap");
 
-	dmabuf = export_slice(device, VFIO_PCI_BAR1_REGION_INDEX, 0, PAGES * PAGE, O_RDWR);
+	dmabuf = export_range(device, VFIO_PCI_BAR1_REGION_INDEX, 0, PAGES * PAGE, O_RDWR);
 	ioctl(dmabuf, DMA_BUF_SET_NAME, "slice");
 	slice = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dmabuf, 0);
 	printf("%p\n", (void *)bar);
@@ -59,9 +59,9 @@ int main(int argc, char **argv)
 	while (fgets(line, sizeof(line), stdin)) {
 		for (int i = 0; i < PAGES; i++)
 			if (bar[i * PAGE / 4] != word)
-				fail("page %d has another value", i);
+				errx(1, "page %d has another value", i);
 		if (slice != MAP_FAILED && *slice != word)
-			fail("the slice has another value");
+			errx(1, "the slice has another value");
 		printf("read\n");
 	}
 	munmap((void *)bar, PAGES * PAGE);

@@ -36,8 +36,6 @@
 /* A register of edu that gives the complement of what was written */
 #define LIVENESS 4
 
-const char *program = "share";
-
 static int tests, failed;
 
 static void result(bool ok, const char *what)
@@ -66,12 +64,11 @@ static void client(int sock, int registers_fd, int ram_fd)
 
 	if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
 	    setresuid(NOBODY, NOBODY, NOBODY))
-		fail("setresuid: %s", strerror(errno));
+		err(1, "setresuid");
 	registers = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, registers_fd, 0);
 	ram = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ram_fd, 0);
 	if (registers == MAP_FAILED || ram == MAP_FAILED)
-		fail("mmap: %s", strerror(errno));
-	catch_sigbus();
+		err(1, "mmap");
 
 	while (read(sock, &what, 1) == 1) {
 		bool yes = false;
@@ -139,38 +136,38 @@ int main(int argc, char **argv)
 	pid_t qemu;
 
 	if (argc < 4)
-		fail("usage: share DDDD:BB:DD.F CONSOLE QEMU ARGUMENT...");
+		errx(2, "usage: share DDDD:BB:DD.F CONSOLE QEMU ARGUMENT...");
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	snprintf(path, sizeof(path), "/dev/vfio/devices/vfio%d", vfio_number(argv[1]));
+	snprintf(path, sizeof(path), "/dev/vfio/devices/vfio%d", check(slice_cdev_number(argv[1]), argv[1]));
 	device = open(path, O_RDWR);
 	iommufd = open("/dev/iommu", O_RDWR);
 	if (device < 0 || iommufd < 0 || dup2(iommufd, IOMMUFD) < 0 || dup2(device, DEVICE) < 0)
-		fail("%s: %s", path, strerror(errno));
+		err(1, "%s", path);
 	close(device);
 	close(iommufd);
 
 	qemu = fork();
 	if (!qemu) {
 		execvp(argv[3], argv + 3);
-		fail("%s: %s", argv[3], strerror(errno));
+		err(1, "%s", argv[3]);
 	}
 	for (i = 0; i < SECONDS * 100 && !says(argv[2], "nested: writing"); i++) {
 		if (waitpid(qemu, &status, WNOHANG) == qemu)
-			fail("QEMU ended with status 0x%x", status);
+			errx(1, "QEMU ended with status 0x%x", status);
 		usleep(10000);
 	}
 
 	if (!says(argv[2], "nested: writing"))
-		fail("the virtual machine does not start");
+		errx(1, "the virtual machine does not start");
 
 	printf("KTAP version 1\n1..4\n");
 	result(guest_writes(),
 	       "QEMU passes a device through that another process has opened");
 
-	registers = export_slice(DEVICE, VFIO_PCI_BAR0_REGION_INDEX, 0, PAGE, O_RDWR);
-	ram = export_slice(DEVICE, VFIO_PCI_BAR1_REGION_INDEX, 0, PAGE, O_RDONLY);
+	registers = export_range(DEVICE, VFIO_PCI_BAR0_REGION_INDEX, 0, PAGE, O_RDWR);
+	ram = export_range(DEVICE, VFIO_PCI_BAR1_REGION_INDEX, 0, PAGE, O_RDONLY);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock))
-		fail("socketpair: %s", strerror(errno));
+		err(1, "socketpair");
 	fflush(stdout);
 	if (!fork()) {
 		close(sock[0]);
@@ -182,7 +179,7 @@ int main(int argc, char **argv)
 	result(ask(sock[0], 'r') && ask(sock[0], 'c'),
 	       "meanwhile a client uses a register of BAR 0, and sees in BAR 1 what the virtual machine writes");
 
-	result(!revoke_slice(DEVICE, registers) && !revoke_slice(DEVICE, ram) && ask(sock[0], 'b') && guest_writes(),
+	result(!slice_revoke(DEVICE, registers) && !slice_revoke(DEVICE, ram) && ask(sock[0], 'b') && guest_writes(),
 	       "after a revoke the client gets SIGBUS, and the virtual machine goes on");
 
 	kill(qemu, SIGKILL);
