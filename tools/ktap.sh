@@ -3,6 +3,8 @@
 # results in KTAP.
 
 KTAP_N=0 KTAP_FAILED=0
+# Tests of the tools cause such faults on purpose.
+[[ $0 != */tools/tests/* ]] || unset MACHINE_FAULT
 
 plan() { printf 'KTAP version 1\n1..%s\n' "$1"; }
 

@@ -33,9 +33,11 @@ export CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
 
 msg() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# die MESSAGE [LOG]: print one sentence and the path of the log, and exit with 1.
+# die MESSAGE [LOG]: print one sentence and the path of the log, and exit with 1.  Where
+# AT_FAULT=machine, because there is no network or no space, tell tools/check so.
 die()
 {
+	[ "${AT_FAULT-}" != machine ] || [ -z "${MACHINE_FAULT-}" ] || echo "$1" > "$MACHINE_FAULT"
 	printf '%s: %s\n' "${0##*/}" "$1" >&2
 	[ -z "${2-}" ] || printf '%s: log: %s\n' "${0##*/}" "$2" >&2
 	exit "${DIE_STATUS:-1}"
@@ -103,10 +105,10 @@ need_space()
 {
 	local have
 
-	mkdir -p "$2" || die "cannot create $2"
+	mkdir -p "$2" || AT_FAULT=machine die "cannot create $2"
 	have=$(df -Pm "$2" | awk 'NR == 2 { print $4 }')
 	[ "$have" -ge "$1" ] ||
-		die "not enough space in $2: $1 MiB are needed, $have MiB are free"
+		AT_FAULT=machine die "not enough space in $2: $1 MiB are needed, $have MiB are free"
 }
 
 # logged NAME COMMAND...: run COMMAND with its output in $LOGS/NAME.log.
