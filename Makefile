@@ -2,7 +2,7 @@
 # The entry points; the scripts in tools/ do the work.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all soak bench tree export shell setup clean
+.PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell setup clean
 
 help:
 	@cat tools/help
@@ -36,6 +36,12 @@ tree: setup
 
 export:
 	@tools/queue/export
+
+qemu-tree: setup
+	@tools/make/qemu-tree
+
+qemu-export:
+	@tools/make/qemu-tree --export
 
 shell: setup
 	@tools/queue/tree

@@ -65,7 +65,7 @@ need_tools()
 # configure SOURCE: set SOURCE/build up for ninja.
 configure()
 {
-	local edk2 cc=cc
+	local edk2 site cc=cc
 
 	! type -P ccache >/dev/null || cc="ccache cc"
 	cd "$1" || return
@@ -78,7 +78,10 @@ configure()
 
 	printf 'CONFIG_%s=y\n' $config >"configs/devices/$target-softmmu/bench.mak" &&
 	mkdir -p build && cd build &&
-	../configure --cc="$cc" --python="$python" "${options[@]}"
+	../configure --cc="$cc" --python="$python" "${options[@]}" &&
+	# ninja runs meson again if a meson.build changes, also without this PYTHONPATH.
+	site=$(echo pyvenv/lib/python3*/site-packages) &&
+	echo "$PYTHONPATH" > "$site/meson.pth"
 }
 
 # build SOURCE: configure and build in SOURCE/build.

@@ -225,5 +225,5 @@ no_operation()
 no_changes()
 {
 	[ -z "$(tree_git status --porcelain -uno)" ] ||
-		die "$(short "$TREE") has uncommitted changes: commit them (and 'make export'), or drop them with git"
+		die "$(short "$TREE") has uncommitted changes: commit and export them, or drop them with git"
 }
