@@ -273,11 +273,11 @@ static int map(const char *path, size_t width, int argc, char **argv)
 		usage();
 	receive_reply(send_request(path, OPERATION_GET, argv[0]), &reply, &mapping.dmabuf);
 	expect_success(&reply, argv[0]);
-	if (writes && !reply.writable)
-		errx(1, "%s is read-only", argv[0]);
 	mapping.size = reply.size;
 	mapping.map = mmap(NULL, mapping.size, writes ? PROT_READ | PROT_WRITE : PROT_READ,
 			   MAP_SHARED, mapping.dmabuf, 0);
+	if (mapping.map == MAP_FAILED && errno == EACCES)
+		errx(1, "%s is read-only", argv[0]);
 	if (mapping.map == MAP_FAILED)
 		err(errno == ENODEV ? EXIT_REVOKED : 1, "mmap() of %s", argv[0]);
 
