@@ -4,14 +4,24 @@
 .NOTPARALLEL:
 .PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell setup clean
 
+# The last LINUX= or TREE= is remembered.
+ifeq ($(filter command environment,$(firstword $(origin LINUX)) $(firstword $(origin TREE))),)
+-include build/config
+else
+$(shell mkdir -p build; printf 'LINUX := %s\nTREE := %s\n' '$(LINUX)' '$(TREE)' > build/config)
+endif
+export LINUX TREE
+
 help:
 	@cat tools/help
+	@echo
+	@echo "The kernel that is tested: $(if $(TREE),TREE=$(TREE),patches/ on $(or $(LINUX),the base of configs/sources))"
 
 setup:
 	@tools/make/setup
 
 run: setup
-	@tools/queue/tree
+	@tools/queue/tree -k
 	@tools/make/qemu > /dev/null
 	@tools/make/kernel plain > /dev/null
 	@demo/run-demo
@@ -27,7 +37,7 @@ soak: setup
 
 bench: setup
 	@tools/make/setup bench
-	@tools/queue/tree
+	@tools/queue/tree -k
 	@tools/make/qemu > /dev/null
 	@bench/run-bench $(ROUNDS)
 
@@ -44,8 +54,8 @@ qemu-export:
 	@tools/make/qemu-tree --export
 
 shell: setup
-	@tools/queue/tree
+	@tools/queue/tree -k
 	@tools/vm -c $(or $(CELL),plain)
 
 clean:
-	@tools/make/clean
+	@TREE= tools/make/clean

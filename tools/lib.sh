@@ -52,6 +52,18 @@ plain()
 }
 [ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m): the bench needs an x86-64 host"
 plain "the path of this repository" "$TOP"
+
+# TREE=DIR: the patched kernel is what is in that git tree, which is only read.  Everything
+# that is made for it is in build/tree.  (The queue tools have a variable TREE of their own.)
+[ -z "${TREE-}" ] || OWN_TREE=$TREE
+unset TREE
+if [ -n "${OWN_TREE-}" ]; then
+	[ -d "$OWN_TREE" ] || die "TREE=$OWN_TREE is not a directory ('make TREE=' goes back to patches/)"
+	OWN_TREE=$(cd "$OWN_TREE" && pwd -P)
+	plain "TREE" "$OWN_TREE"
+	export OWN_TREE GIT_OPTIONAL_LOCKS=0
+	BUILD=$TOP/build/tree LOGS=$TOP/build/tree/logs
+fi
 plain "the path of the cache (XDG_CACHE_HOME)" "$CACHE"
 plain "TMPDIR" "${TMPDIR:-/tmp}"
 
@@ -90,7 +102,8 @@ if [ -z "${JOBS-}" ]; then
 	[ "$JOBS" != 0 ] || JOBS=1
 fi
 [[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || die "JOBS=$JOBS is not a number of jobs"
-[ "${GUESTS:=$((2 * JOBS))}" -le $((2 * JOBS)) ] || GUESTS=$((2 * JOBS))
+[[ ${GUESTS:=$((2 * JOBS))} =~ ^[0-9]{1,4}$ ]] || die "GUESTS=$GUESTS is not a number of guests"
+[ "$GUESTS" -le $((2 * JOBS)) ] || GUESTS=$((2 * JOBS))
 [ "$GUESTS" != 0 ] || GUESTS=1
 export JOBS GUESTS
 

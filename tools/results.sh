@@ -30,6 +30,7 @@ show_status()
 	text="$left left"
 	[ $seconds = 0 ] || text+=", about $(((seconds + 59) / 60)) min"
 	text+=": ${NAME[*]}"
+	[ $left -gt 0 ] || text=
 	printf '\r\033[K%s' "${text:0:$((${COLUMNS:-80} - 1))}"
 }
 hide_status() { [ ! -t 1 ] || printf '\r\033[K'; }
@@ -112,19 +113,22 @@ publish()
 			awk '/^(VERSION|PATCHLEVEL|SUBLEVEL) =/ { printf "%s%s", s, $3; s = "." }')" \
 		--arg base "$("${git[@]}" rev-parse -q --verify 'base^{commit}' 2>/dev/null)" "$TOTALS"'
 		{ version: 1, $run, shard: ($shard | known), commit: ($commit | known), kernel: ($kernel | known),
-		  base: ($base | known), $seconds, steps: . } | totals' "${files[@]}" > "$RESULTS/summary.json"
+		  base: ($base | known), $seconds, steps: . } | totals' "${files[@]}" < /dev/null > "$RESULTS/summary.json"
 	junit
 }
 
 # junit: let the kernel's tool convert one document with all steps that count.
 junit()
 {
-	local tool=$BUILD/linux/tools/testing/kunit/kunit.py verdict name n=0
+	local tool=$BUILD/linux/tools/testing/kunit/kunit.py verdict name n=0 all
 
 	rm -f "$RESULTS/junit.xml"
+	all=$(jq '[.steps[] | select(.counted)] | length' "$RESULTS/summary.json")
+	# (A part can be empty.)
+	[ "$all" -gt 0 ] || return 0
 	[ -r "$tool" ] || { msg "there is no junit.xml, because build/linux has no tools/testing/kunit/kunit.py"; return 0; }
 	{
-		printf 'KTAP version 1\n1..%s\n' "$(jq '[.steps[] | select(.counted)] | length' "$RESULTS/summary.json")"
+		printf 'KTAP version 1\n1..%s\n' "$all"
 		while read -r verdict name; do
 			n=$((n + 1))
 			awk -v name="$name" '{ print "    " $0 } NR == 1 { print "    # Subtest: " name }' "$RESULTS/$name.ktap"

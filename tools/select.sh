@@ -9,6 +9,7 @@ TABLE=()
 
 long() { local runs=all; "$@"; }
 soak() { local runs=soak; "$@"; }
+patches() { local runs=${runs-check}; [ -z "${OWN_TREE-}" ] || runs=never; "$@"; }
 together() { :; }
 apart() { :; }
 # run KIND NAME AFTER SECONDS COMMAND...: only note the step.
@@ -19,11 +20,23 @@ run()
 }
 . "$TOP/tools/steps"
 
+# possible NAME: succeed unless the step, or one that it needs, never runs.
+possible()
+{
+	local dep
+
+	[ "${RUNS[$1]-}" != never ] || return 1
+	for dep in ${NEEDS[$1]-}; do
+		possible "$dep" || return 1
+	done
+}
+
 # selected NAME: succeed if the run was asked for this step.
 selected()
 {
 	local pattern
 
+	possible "$1" || return 1
 	case $LEVEL,${RUNS[$1]} in
 	,check|all,check|all,all|soak,soak) ;;
 	soak,*) [ ${#ONLY[@]} -gt 0 ] || return 1 ;;

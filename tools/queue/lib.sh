@@ -22,6 +22,7 @@ trap queue_cleanup EXIT
 # Only one run works on $TREE at a time.  Remove what a killed run left.
 queue_begin()
 {
+	[ -z "${OWN_TREE-}" ] || die "TREE=$OWN_TREE is set, and this is for patches/: 'make TREE=' goes back to them"
 	mkdir -p "$(dirname "$TREE")" "$LOGS"
 	exec 8>"$TREE.lock"
 	flock -n 8 || { msg "waiting for another run that uses $TREE"; flock 8; }
