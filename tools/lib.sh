@@ -184,6 +184,14 @@ arch_of()
 	esac
 }
 
+# kmake TREE OUT ARGUMENT...: make in a kernel tree, for $ARCH, with the results in OUT.
+# PAHOLE=none: an installed pahole would change the configuration, and so every object.
+kmake()
+{
+	make -C "$1" O="$2" ARCH="$ARCH" CROSS_COMPILE="$CROSS" CC="ccache ${CROSS}gcc" \
+		HOSTCC="ccache gcc" PAHOLE=none -j"$JOBS" "${@:3}"
+}
+
 # kernel_headers TREE: install the uapi headers of build/TREE for $ARCH and print their
 # path.
 kernel_headers()
@@ -194,8 +202,7 @@ kernel_headers()
 	mkdir -p "$BUILD/selftests"
 	(
 		flock 7
-		logged "headers-$1" make -C "$BUILD/$1" O="$out" ARCH="$ARCH" CROSS_COMPILE="$CROSS" \
-			CC="ccache ${CROSS}gcc" HOSTCC="ccache gcc" headers
+		logged "headers-$1" kmake "$BUILD/$1" "$out" headers
 	) 7>"$BUILD/selftests/.headers.lock" ||
 		die "the headers of build/$1 could not be installed" "$LOGS/headers-$1.log"
 	echo "$out/usr/include"
@@ -204,12 +211,13 @@ kernel_headers()
 # control_module CELL: build the module that triggers the detectors, and print its path.
 control_module()
 {
-	local out=$BUILD/controls/$1
+	local out=$BUILD/controls/$1 cell
 
+	cell=$(readlink -f "$BUILD/kernel/$1")
 	rm -rf "$out"
 	mkdir -p "$out"
 	cp "$TOP"/guest/control/* "$out/"
-	logged "controls-$1" make -C "$BUILD/kernel/$1" M="$out" CC="ccache gcc" PAHOLE=none modules ||
+	logged "controls-$1" kmake "$cell/.." "$cell" M="$out" modules ||
 		die "the control module does not build against cell $1" "$LOGS/controls-$1.log"
 	echo "$out/control.ko"
 }
