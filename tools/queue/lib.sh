@@ -191,24 +191,89 @@ border()
 	git -C "$2" update-ref HEAD "$commit"
 }
 
-# apply DIR REPO: turn the queues in DIR into commits in REPO, which has the base at
-# HEAD.  Strict: context must match.  Only files that the patches touch are checked out.
+# why_not PATCH LOG: set NAME, a file to which PATCH does not apply according to git's LOG,
+# BLOB, what it was when the patch was made, and WHY.
+why_not()
+{
+	WHY=$(sed -nE 's/^(error|fatal): //p' "$2" | head -n 1)
+	NAME=${WHY%%: *} BLOB=
+	WHY=${WHY:-git finds no diff in it}
+	if [[ $WHY =~ ^patch\ failed:\ (.*):([0-9]+)$ ]]; then
+		NAME=${BASH_REMATCH[1]}
+		read -r BLOB WHY < <(awk -v name="$NAME" -v line="${BASH_REMATCH[2]}" '
+			/^diff --git / { found = substr($0, length($0) - length(name) - 2) == " b/" name }
+			found && /^index / { split($2, blob, "[.]") }
+			found && /^@@ / && $2 ~ "^-" line "(,|$)" { print blob[1], $0; exit }' "$1") || WHY="line ${BASH_REMATCH[2]}"
+		WHY="hunk '$WHY' of $NAME"
+	fi
+}
+
+# does_not_apply DIR REPO PATCH: die, and say in which hunk.  Write to the log how the file
+# differs from the one that PATCH was made from, and try the rest of DIR with 3-way merges
+# in REPO, which is a scratch repository.  The blobs are those of DIR on the default base.
+does_not_apply()
+{
+	local default=$CACHE/linux-7.3.git log=$SCRATCH/git-am.log rest before=() verdict
+
+	why_not "$3" "$log"
+	mapfile -t rest < <(for queue in "${QUEUES[@]}"; do queue_patches "$1" "$queue"; done)
+	while [ "${rest[0]}" != "$3" ]; do
+		before+=("${rest[0]}")
+		rest=("${rest[@]:1}")
+	done
+	if [ -d "$default" ]; then
+		(
+			unset GIT_OBJECT_DIRECTORY
+			make_repo "$SCRATCH/default"
+			borrow "$SCRATCH/default" "$default/objects"
+			git -C "$SCRATCH/default" update-ref HEAD "$(git -C "$default" rev-parse HEAD)"
+			git -C "$SCRATCH/default" read-tree HEAD
+			git -C "$SCRATCH/default" am --no-3way --keep-cr "${before[@]}" < /dev/null
+		) > "$LOGS/default-am.log" 2>&1 || true
+		export GIT_ALTERNATE_OBJECT_DIRECTORIES=$SCRATCH/default/.git/objects:$default/objects
+	fi
+	verdict="'git am -3' applies it and the patches after it"
+	{
+		git -C "$2" am --quit
+		printf '\n== %s, from what the patch was made for (%s) to what is there:\n' "$NAME" "${BLOB:-no blob}"
+		git -C "$2" --no-pager diff "$BLOB" "HEAD:$NAME" || echo "(one of them is not known)"
+		printf '\n== git am -3:\n'
+		if ! git -C "$2" am -3 --keep-cr "${rest[@]}" < /dev/null; then
+			git -C "$2" --no-pager diff --diff-filter=U
+			verdict=$(cat "$2/.git/rebase-apply/next" 2> /dev/null || echo 1)
+			verdict="'git am -3' stops at $(short "${rest[verdict - 1]}")"
+		fi
+	} >> "$log" 2>&1
+	mv "$log" "$LOGS/git-am.log"
+	die "$(short "$3") does not apply: $WHY; $verdict" "$LOGS/git-am.log"
+}
+
+# apply_queue DIR REPO QUEUE: turn its patches into commits.  Strict: context must match.
+# Only files that the patches touch are checked out.
+apply_queue()
+{
+	local files next
+
+	mapfile -t files < <(queue_patches "$1" "$3")
+	if ! git -C "$2" am --no-3way --keep-cr --committer-date-is-author-date \
+		"${files[@]}" > "$SCRATCH/git-am.log" 2>&1 < /dev/null; then
+		next=$(cat "$2/.git/rebase-apply/next" 2>/dev/null || echo 1)
+		does_not_apply "$1" "$2" "${files[next - 1]}"
+	fi
+}
+
+# apply DIR REPO: turn the queues in DIR, with their borders, into commits in REPO, which
+# has the base at HEAD.
 apply()
 {
-	local dir=$1 repo=$2 queue files next
+	local queue
 
-	git -C "$repo" read-tree HEAD
-	: > "$LOGS/git-am.log"
+	git -C "$2" read-tree HEAD
 	for queue in "${QUEUES[@]}"; do
-		check_names "$dir" "$queue"
-		mapfile -t files < <(queue_patches "$dir" "$queue")
-		[ ${#files[@]} -gt 0 ] || continue
-		border "$dir" "$repo" "$queue"
-		if ! git -C "$repo" am --no-3way --keep-cr --committer-date-is-author-date \
-			"${files[@]}" >> "$LOGS/git-am.log" 2>&1 < /dev/null; then
-			next=$(cat "$repo/.git/rebase-apply/next" 2>/dev/null || echo 1)
-			die "$(short "${files[next - 1]}") does not apply" "$LOGS/git-am.log"
-		fi
+		check_names "$1" "$queue"
+		[ -n "$(queue_patches "$1" "$queue")" ] || continue
+		border "$1" "$2" "$queue"
+		apply_queue "$1" "$2" "$queue"
 	done
 }
 
