@@ -2,7 +2,7 @@
 # The entry points; the scripts in tools/ do the work.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell setup clean
+.PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell mail range-diff setup clean
 
 # The last LINUX= or TREE= is remembered.
 ifeq ($(filter command environment,$(firstword $(origin LINUX)) $(firstword $(origin TREE))),)
@@ -52,6 +52,15 @@ qemu-tree: setup
 
 qemu-export:
 	@tools/make/qemu-tree --export
+
+mail: setup
+	@tools/make/setup mail
+	@tools/queue/tree
+	@tools/queue/mail $(QUEUE)
+
+range-diff: setup
+	@tools/queue/tree
+	@tools/queue/range-diff $(or $(FROM),$(error FROM= names the revision to compare with)) $(QUEUE)
 
 shell: setup
 	@tools/queue/tree -k

@@ -6,6 +6,9 @@
 TREE=${QUEUE_TREE:-$BUILD/linux}
 PATCHES=${QUEUE_PATCHES:-$TOP/patches}
 QUEUES=(mm x86 fixes prep mmap selftests followup)
+# The queues that a queue needs; the others apply to the base alone.
+declare -A NEEDS=([prep]="fixes" [mmap]="fixes prep" [selftests]="fixes prep mmap"
+	[followup]="mm x86 fixes prep mmap selftests")
 COVER=0000-cover-letter.patch
 STATE=$TREE/.git/queue-state
 
@@ -275,6 +278,35 @@ apply()
 		border "$1" "$2" "$queue"
 		apply_queue "$1" "$2" "$queue"
 	done
+}
+
+# stack DIR REPO QUEUE: make REPO, with commits for QUEUE and the queues that it needs, on
+# the base of $TREE and without borders.  Prints the range of QUEUE, nothing if it is empty.
+stack()
+{
+	local queue start
+
+	make_repo "$2"
+	borrow "$2" "$TREE/.git/objects"
+	[ ! -f "$TREE/.git/shallow" ] || cp "$TREE/.git/shallow" "$2/.git/"
+	tree_git show base:.gitattributes > "$2/.git/info/attributes" 2> /dev/null || true
+	git -C "$2" update-ref refs/tags/base "$(tree_git rev-parse 'base^{commit}')"
+	git -C "$2" update-ref HEAD base
+	git -C "$2" read-tree HEAD
+	for queue in ${NEEDS[$3]-} "$3"; do
+		check_names "$1" "$queue"
+		start=$(git -C "$2" rev-parse HEAD)
+		[ -z "$(queue_patches "$1" "$queue")" ] || apply_queue "$1" "$2" "$queue"
+	done
+	[ "$start" = "$(git -C "$2" rev-parse HEAD)" ] || echo "$start..$(git -C "$2" rev-parse HEAD)"
+}
+
+# patches_at REV DIR: write patches/ of that revision of this repository to DIR/patches.
+patches_at()
+{
+	mkdir -p "$2"
+	git -C "$TOP" archive "$1" patches 2> "$LOGS/archive.log" | tar -x -C "$2" 2>> "$LOGS/archive.log" ||
+		die "FROM=$1 is no revision of this repository that has patches/" "$LOGS/archive.log"
 }
 
 # Fail if git is in the middle of an operation.
