@@ -2,7 +2,7 @@
 # The entry points; the scripts in tools/ do the work.
 
 .NOTPARALLEL:
-.PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell mail range-diff setup clean
+.PHONY: help run check check-all soak bench tree export qemu-tree qemu-export shell mail range-diff backports setup clean
 
 # The last LINUX= or TREE= is remembered.
 ifeq ($(filter command environment,$(firstword $(origin LINUX)) $(firstword $(origin TREE))),)
@@ -61,6 +61,10 @@ mail: setup
 range-diff: setup
 	@tools/queue/tree
 	@tools/queue/range-diff $(or $(FROM),$(error FROM= names the revision to compare with)) $(QUEUE)
+
+backports: setup
+	@tools/queue/tree
+	@tools/queue/backports
 
 shell: setup
 	@tools/queue/tree -k

@@ -194,6 +194,9 @@ border()
 	git -C "$2" update-ref HEAD "$commit"
 }
 
+# touched FILE...: the files that these patches touch
+touched() { sed -nE 's,^(---|\+\+\+) [ab]/,,p' "$@" | sort -u; }
+
 # why_not PATCH LOG: set NAME, a file to which PATCH does not apply according to git's LOG,
 # BLOB, what it was when the patch was made, and WHY.
 why_not()
