@@ -21,14 +21,20 @@ run()
 . "$TOP/tools/steps"
 
 # possible NAME: succeed unless the step, or one that it needs, never runs.
+declare -A POSSIBLE=()
 possible()
 {
 	local dep
 
-	[ "${RUNS[$1]-}" != never ] || return 1
-	for dep in ${NEEDS[$1]-}; do
-		possible "$dep" || return 1
-	done
+	# (Steps that wait for each other are an error, which is found later.)
+	[ -n "${POSSIBLE[$1]-}" ] || {
+		POSSIBLE[$1]=yes
+		for dep in ${NEEDS[$1]-}; do
+			possible "$dep" || POSSIBLE[$1]=no
+		done
+		[ "${RUNS[$1]-}" != never ] || POSSIBLE[$1]=no
+	}
+	[ "${POSSIBLE[$1]}" = yes ]
 }
 
 # selected NAME: succeed if the run was asked for this step.
