@@ -253,6 +253,12 @@ demo_programs()
 	echo "$out"
 }
 
+# source_files NAME: lines SHA256 PATH of configs/sources
+source_files() { awk -v name="$1" '$1 == name { print $2, $3 }' "$TOP/configs/sources"; }
+
+# source_place NAME: where tools/make/fetch keeps that source
+source_place() { echo "$CACHE/$1-$(source_files "$1" | sha256sum | cut -c 1-12)"; }
+
 # debian_mirror: print MIRROR=, or the Debian mirror that the system's apt uses.
 debian_mirror()
 {

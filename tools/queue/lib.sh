@@ -219,8 +219,9 @@ why_not()
 # in REPO, which is a scratch repository.  The blobs are those of DIR on the default base.
 does_not_apply()
 {
-	local default=$CACHE/linux-7.3.git log=$SCRATCH/git-am.log rest before=() verdict
+	local default log=$SCRATCH/git-am.log rest before=() verdict
 
+	default=$(source_place linux)
 	why_not "$3" "$log"
 	mapfile -t rest < <(for queue in "${QUEUES[@]}"; do queue_patches "$1" "$queue"; done)
 	while [ "${rest[0]}" != "$3" ]; do
