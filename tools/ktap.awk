@@ -54,11 +54,17 @@ function end_plan(l) {
 	planned[l] = -1
 	seen[l] = 0
 }
-# The result of level 0 that ends a nested document
-function close_nested(ok, text,   parent) {
+# The result of level 0 that ends a nested document.  A program that skips everything need
+# not have results: it is a leaf then.
+function close_nested(ok, text, skip,   parent) {
 	end_plan(1)
 	if (ok != "ok" && !bad[1])
 		leaf(1, "not ok", reason == "" ? "failed without a result that explains it" : reason)
+	if (!count[1] && skip != "") {
+		leaf(0, ok, text, skip)
+		nested = 0
+		return
+	}
 	parent = line(0, ok, text)
 	text = parent
 	sub(/^(not )?ok [0-9]+ /, "", text)
@@ -92,7 +98,7 @@ function handle(l, text,   ok, skip, n) {
 		if (skip != "")
 			sub(/ *# *(SKIP|XFAIL).*/, "", text)
 		if (l == 0 && nested)
-			close_nested(ok, text)
+			close_nested(ok, text, skip)
 		else
 			leaf(l, ok, text, skip)
 	} else if (text ~ /^Bail out!/)
@@ -109,7 +115,7 @@ nested && /^    / { handle(1, substr($0, 5)); next }
 { handle(0, $0) }
 END {
 	if (nested) {
-		close_nested("not ok", title[1] == "" ? "the last program" : title[1])
+		close_nested("not ok", title[1] == "" ? "the last program" : title[1], "")
 		planned[0] = -1
 	}
 	end_plan(0)
