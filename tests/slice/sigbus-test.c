@@ -17,21 +17,9 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "result.h"
 
 #define PAGE 4096
-
-static int tests, failed;
-
-static void result(bool ok, const char *what)
-{
-	printf("%sok %d %s\n", ok ? "" : "not ", ++tests, what);
-	failed += !ok;
-}
-
-static void read_word(void *word)
-{
-	(void)*(volatile uint32_t *)word;
-}
 
 /* A mapping that gives SIGBUS from its second page on */
 static char *half_a_mapping(void)

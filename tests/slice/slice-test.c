@@ -24,22 +24,10 @@
 #include <linux/pci_regs.h>
 
 #include "common.h"
+#include "result.h"
 
 #define PAGE 4096
 #define BAR VFIO_PCI_BAR1_REGION_INDEX
-
-static int tests, failed;
-
-static void result(bool ok, const char *what)
-{
-	printf("%sok %d %s\n", ok ? "" : "not ", ++tests, what);
-	failed += !ok;
-}
-
-static void read_word(void *word)
-{
-	(void)*(volatile uint32_t *)word;
-}
 
 static unsigned int open_files(void)
 {
