@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -47,6 +48,8 @@ static const char *device_bdf;
 #define SECONDS_DEFAULT 10
 /* Rounds are added for this long if something has not occurred yet. */
 #define EXTRA_SECONDS 90
+/* How long an export waits for the other thread to revoke */
+#define MEETING_MS 50
 #define TIMEOUT_S 86400
 
 /* How much of the BAR is used */
@@ -860,6 +863,14 @@ static void op_revoke(struct worker *worker)
 	do_revoke(worker->self, &worker->random);
 }
 
+static u64 now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ULL + now.tv_nsec / 1000000;
+}
+
 /* Replace one of the DMABUFs that only the owner has. */
 static void op_export(struct worker *worker)
 {
@@ -867,6 +878,7 @@ static void op_export(struct worker *worker)
 	struct control *control = self->control;
 	int nr = NR_SHARED + random_below(&worker->random, NR_SLOTS - NR_SHARED);
 	struct slot *slot = &control->slots[nr];
+	u64 end;
 
 	if (control->nr_shared == 1)
 		return;
@@ -875,6 +887,11 @@ static void op_export(struct worker *worker)
 		if (worker->mappings[i].slot == slot)
 			drop_mapping(worker, &worker->mappings[i]);
 	}
+
+	/* A revocation is short: on a busy machine no export meets one by chance. */
+	end = now_ms() + (random_below(&worker->random, 4) ? 0 : MEETING_MS);
+	while (!self->in_revoke && now_ms() < end)
+		sched_yield();
 
 	pthread_rwlock_wrlock(&self->slots[nr]);
 	VFIO_ASSERT_EQ(close(slot->fd), 0);
