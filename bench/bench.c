@@ -4,7 +4,7 @@
  *
  * Count the instructions that mappings of a BAR and DMABUFs take, in a guest with one
  * processor under -icount shift=0,sleep=off, where the clock counts instructions.  The
- * program also runs on a kernel without the series.  It needs an edu-plus.
+ * program also runs on a kernel without the patches.  It needs an edu-plus.
  *
  * Each result is a line with metric, parameter and value, separated by tabs.  The value is
  * the minimum of ROUNDS rounds (interrupts only add to it) minus an empty measurement, or

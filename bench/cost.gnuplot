@@ -13,7 +13,7 @@ set style data linespoints
 of(metric, cell) = "< awk -F'\\t' '$1 == \"".metric."\" && $2 == \"".cell."\" && $4 != \"absent\" { print $3, $4 }' results.tsv"
 cost(metric, cell) = system("awk -F'\\t' '$1 == \"".metric."\" && $2 == \"".cell."\" { print $4; exit }' results.tsv") + 0
 
-# The base is grey; each metric of the series has a colour.
+# The base is grey; each metric of the patches has a colour.
 set linetype 1 linecolor rgb "#0060ad" linewidth 2 pointtype 7 pointsize 0.6
 set linetype 2 linecolor rgb "#c04000" linewidth 2 pointtype 7 pointsize 0.6
 set linetype 3 linecolor rgb "#408000" linewidth 2 pointtype 7 pointsize 0.6

@@ -9,7 +9,7 @@ TABLE=()
 
 long() { local runs=all; "$@"; }
 soak() { local runs=soak; "$@"; }
-patches() { local runs=${runs-check}; [ -z "${OWN_TREE-}" ] || runs=never; "$@"; }
+queues() { local runs=${runs-check}; [ -z "${OWN_TREE-}" ] || runs=never; "$@"; }
 together() { :; }
 apart() { :; }
 # run KIND NAME AFTER SECONDS COMMAND...: only note the step.

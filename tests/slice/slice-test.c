@@ -4,7 +4,7 @@
  *
  * Test demo/slice.c on an edu-plus that is bound to vfio-pci. KTAP on stdout.
  *
- *	-b	the kernel lacks the series
+ *	-b	the kernel lacks the patches
  *	-g	open the device by its group
  */
 #define _GNU_SOURCE

@@ -3,7 +3,7 @@
  * holder DDDD:BB:DD.F
  *
  * Map 16 pages of BAR 1 of a device that is bound to vfio-pci, print their address, and
- * read a word of each whenever there is a line on stdin.  With the series also map the first
+ * read a word of each whenever there is a line on stdin.  With the patches also map the first
  * page of a DMABUF of them, named "slice".
  */
 #define _GNU_SOURCE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by tools/checks/series and the checks of a patch: the commits of build/linux.
+# Sourced by tools/checks/patches and the checks of a patch: the commits of build/linux.
 #
 # Inputs: tools/lib.sh tools/queue/lib.sh
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by tools/checks/series and the checks of a patch: the results of checks.
+# Sourced by tools/checks/patches and the checks of a patch: the results of checks.
 #
 # A check is NAME or NAME-ARGUMENT: it runs tools/checks/patch/NAME COMMIT [ARGUMENT], which
 # explains on stdout or stderr why it fails, and exits with 0, with 4 if it has nothing to
@@ -16,12 +16,12 @@
 
 . "${BASH_SOURCE[0]%/*}/commits.sh"
 
-SERIES=$BUILD/series
-STORE=$SERIES/results
+CHECKED=$BUILD/checks
+STORE=$CHECKED/results
 mkdir -p "$STORE"
 # What the programs of one run share: its start, and the keys
-export SERIES_RUN=${SERIES_RUN:-$T}
-[ "$SERIES_RUN" != "$T" ] || touch "$T/started"
+export CHECK_RUN=${CHECK_RUN:-$T}
+[ "$CHECK_RUN" != "$T" ] || touch "$T/started"
 
 program_of() { echo "tools/checks/patch/${1%%-*}"; }
 
@@ -44,7 +44,7 @@ inputs()
 # key CHECK: a hash of what its results depend on, except the commit
 key()
 {
-	local kept=$SERIES_RUN/key-$1 ARGUMENT=${1#*-} files command new
+	local kept=$CHECK_RUN/key-$1 ARGUMENT=${1#*-} files command new
 
 	if [ ! -s "$kept" ]; then
 		[ -x "$TOP/$(program_of "$1")" ] || die "there is no check '$1'"
@@ -64,7 +64,7 @@ key()
 # content and the change, and of the message, because a rebase gives other commits.
 place()
 {
-	local kept=$SERIES_RUN/id-$2 content message
+	local kept=$CHECK_RUN/id-$2 content message
 
 	if [ ! -s "$kept" ]; then
 		content=base-$(tree_git rev-parse "$2^{tree}") || exit
@@ -85,7 +85,7 @@ result()
 
 	file=$(place "$@")
 	[ ! -e "$file" ] || { read -r verdict; read -r key; } < "$file"
-	[ "$key" = "$(key "$1")" ] && { [ $verdict != red ] || [ "$file" -nt "$SERIES_RUN/started" ]; } ||
+	[ "$key" = "$(key "$1")" ] && { [ $verdict != red ] || [ "$file" -nt "$CHECK_RUN/started" ]; } ||
 		verdict="not run"
 	echo "$verdict"
 }

@@ -2,12 +2,12 @@
 # Sourced by the checks of a patch that compile: one tree, where commits are checked out in
 # turn, so that builds are incremental.
 #
-# Inputs: tools/checks/patch.sh configs/x86-64 configs/p2pdma configs/series
+# Inputs: tools/checks/patch.sh configs/x86-64 configs/p2pdma configs/touched
 
 . "${BASH_SOURCE[0]%/*}/patch.sh"
 
-WORK=$SERIES/linux
-FRAGMENTS="x86-64 p2pdma series"
+WORK=$CHECKED/linux
+FRAGMENTS="x86-64 p2pdma touched"
 # What the queue changes, and what is near it
 DIRS="drivers/vfio/ drivers/dma-buf/ drivers/iommu/iommufd/"
 NEAR="$DIRS mm/memory.o mm/huge_memory.o mm/mremap.o mm/rmap.o"
@@ -22,10 +22,10 @@ NO_KERNEL_DOC=KERNELDOC=/dev/null
 # another check.
 at()
 {
-	exec 5> "$SERIES/.tree.lock"
+	exec 5> "$CHECKED/.tree.lock"
 	flock 5
 	if [ ! -e "$WORK/.git" ]; then
-		need_space 6000 "$SERIES"
+		need_space 6000 "$CHECKED"
 		tree_git worktree prune
 		tree_git worktree add -q -f --detach "$WORK" base || return
 	fi
