@@ -134,6 +134,36 @@ logged()
 	"$@" >"$log" 2>&1 </dev/null
 }
 
+# built NAME: print how far the build with the log $LOGS/NAME.log is.  ninja says how many
+# objects there are; of a kernel about as many as its last build made.
+built()
+{
+	local log=$LOGS/$1.log n most
+
+	n=$(tail -n 1 "$log" 2> /dev/null | sed -nE 's,^\[([0-9]+)/([0-9]+)\].*,\1 of \2,p')
+	if [ -z "$n" ]; then
+		n=$(grep -cE '^  [A-Z]' "$log" 2> /dev/null) || return 0
+		most=$(cat "$CACHE/objects-$1" 2> /dev/null) || most=2000
+		[ "$n" -ge "$most" ] || n+=" of about $most"
+	fi
+	echo "$n objects"
+}
+
+# watched NAME COMMAND...: run COMMAND, a build with the log $LOGS/NAME.log.  On a terminal
+# show how far it is.
+watched()
+{
+	local shown='' rc=0
+
+	if [ -t "$STDERR" ]; then
+		while sleep 1 && kill -0 $$; do printf '\r\033[K%s: %s' "$1" "$(built "$1")" >&"$STDERR"; done &
+		shown=$!
+	fi
+	"${@:2}" || rc=$?
+	[ -z "$shown" ] || { kill "$shown"; printf '\r\033[K' >&"$STDERR"; }
+	return $rc
+}
+
 # locked NAME: take a lock that all clones share, until this script ends.
 locked()
 {

@@ -29,7 +29,11 @@ show_status()
 	seconds=$((seconds * SHARE / 100))
 	text="$left left"
 	[ $seconds = 0 ] || text+=", about $(((seconds + 59) / 60)) min"
-	text+=": ${NAME[*]}"
+	text+=":"
+	for name in "${NAME[@]}"; do
+		text+=" $name"
+		case $name in kernel-*|qemu) text+=" ($(built "$name"))" ;; esac
+	done
 	[ $left -gt 0 ] || text=
 	printf '\r\033[K%s' "${text:0:$((${COLUMNS:-80} - 1))}"
 }

@@ -97,6 +97,6 @@ build()
 	export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 	[ -e "$1/build/build.ninja" ] || (logged qemu-configure configure "$1") ||
 		die "QEMU $version could not be configured" "$LOGS/qemu-configure.log"
-	logged qemu nice ninja -C "$1/build" -j "$JOBS" "${outputs[@]}" ||
+	watched qemu logged qemu nice ninja -C "$1/build" -j "$JOBS" "${outputs[@]}" ||
 		die "QEMU $version could not be built" "$LOGS/qemu.log"
 }
