@@ -222,6 +222,17 @@ kmake()
 		HOSTCC="ccache gcc" PAHOLE=none -j"$JOBS" "${@:3}"
 }
 
+# alone DIR NAME COMMAND...: run COMMAND, which makes files in DIR, with its output in
+# $LOGS/NAME.log, while no other run does so: that one must not see half a file.
+alone()
+{
+	mkdir -p "$1"
+	(
+		flock 7
+		logged "${@:2}"
+	) 7> "$1/.lock"
+}
+
 # kernel_headers TREE: install the uapi headers of build/TREE for $ARCH and print their
 # path.
 kernel_headers()
@@ -229,11 +240,7 @@ kernel_headers()
 	local out=$BUILD/selftests/headers-$1
 
 	[ "$ARCH" = x86 ] || out+=-$ARCH
-	mkdir -p "$BUILD/selftests"
-	(
-		flock 7
-		logged "headers-$1" kmake "$BUILD/$1" "$out" headers
-	) 7>"$BUILD/selftests/.headers.lock" ||
+	alone "$out" "headers-$1" kmake "$BUILD/$1" "$out" headers ||
 		die "the headers of build/$1 could not be installed" "$LOGS/headers-$1.log"
 	echo "$out/usr/include"
 }
@@ -259,12 +266,8 @@ bench_programs()
 	local headers
 
 	headers=$(kernel_headers linux) || exit
-	mkdir -p "$BUILD/bench"
-	(
-		flock 7
-		logged bench-build make -C "$TOP/bench" TREE="$BUILD/linux" HEADERS="$headers" OUTPUT="$BUILD/bench" \
-			CC="ccache gcc" -j"$JOBS"
-	) 7>"$BUILD/bench/.make.lock" || die "the benchmarks do not build" "$LOGS/bench-build.log"
+	alone "$BUILD/bench" bench-build make -C "$TOP/bench" TREE="$BUILD/linux" HEADERS="$headers" \
+		OUTPUT="$BUILD/bench" CC="ccache gcc" -j"$JOBS" || die "the benchmarks do not build" "$LOGS/bench-build.log"
 }
 
 # demo_programs: build demo/ with the headers of the patched tree, and print where the
@@ -274,12 +277,8 @@ demo_programs()
 	local headers out=$BUILD/demo
 
 	headers=$(kernel_headers linux) || exit
-	mkdir -p "$out"
-	# Another run that also builds must not take half a program into its guest.
-	(
-		flock 7
-		logged demo make -C "$TOP/demo" HEADERS="$headers" OUTPUT="$out" CC="ccache gcc" LDFLAGS=-static -j"$JOBS"
-	) 7>"$out/.make.lock" || die "the demo does not build" "$LOGS/demo.log"
+	alone "$out" demo make -C "$TOP/demo" HEADERS="$headers" OUTPUT="$out" CC="ccache gcc" LDFLAGS=-static -j"$JOBS" ||
+		die "the demo does not build" "$LOGS/demo.log"
 	echo "$out"
 }
 
