@@ -7,7 +7,8 @@
 # failed and were skipped, and which failure no result explains.
 #
 # Documents in a row are joined.  Level 1 is a document that is nested in a result of level
-# 0, with its own header; only the leaves count.  What is not a result becomes a comment.
+# 0, by 2 or 4 spaces and with its own header; only the leaves count.  What is not a result
+# becomes a comment.
 # A failure that no result explains becomes a result: a plan that does not match, "Bail
 # out!", a result of level 0 whose leaves all passed, an exit status other than 0.
 
@@ -110,8 +111,8 @@ function handle(l, text,   ok, skip, n) {
 }
 BEGIN { reset(0); title[0] = name }
 { gsub(/[\001-\010\013-\037\177]/, "") }
-!nested && /^    K?TAP version [0-9]+$/ { nested = 1; reset(1) }
-nested && /^    / { handle(1, substr($0, 5)); next }
+!nested && /^(  |    )K?TAP version [0-9]+$/ { nested = match($0, /[KT]/) - 1; reset(1) }
+nested && substr($0, 1, nested) ~ /^ +$/ { handle(1, substr($0, nested + 1)); next }
 { handle(0, $0) }
 END {
 	if (nested) {
