@@ -863,14 +863,6 @@ static void op_revoke(struct worker *worker)
 	do_revoke(worker->self, &worker->random);
 }
 
-static u64 now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ULL + now.tv_nsec / 1000000;
-}
-
 /* Replace one of the DMABUFs that only the owner has. */
 static void op_export(struct worker *worker)
 {

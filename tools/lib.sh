@@ -254,7 +254,7 @@ control_module()
 	rm -rf "$out"
 	mkdir -p "$out"
 	cp "$TOP"/guest/control/* "$out/"
-	logged "controls-$1" kmake "$cell/.." "$cell" M="$out" modules ||
+	logged "controls-$1" kmake "$cell/source" "$cell" M="$out" modules ||
 		die "the control module does not build against cell $1" "$LOGS/controls-$1.log"
 	echo "$out/control.ko"
 }
