@@ -230,7 +230,7 @@ alone()
 	(
 		flock 7
 		logged "${@:2}"
-	) 7> "$1/.lock"
+	) 7> "$1/.make.lock"
 }
 
 # kernel_headers TREE: install the uapi headers of build/TREE for $ARCH and print their
