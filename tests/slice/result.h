@@ -15,7 +15,7 @@ static void result(bool ok, const char *what)
 	failed += !ok;
 }
 
-static void read_word(void *word)
+static inline void read_word(void *word)
 {
 	(void)*(volatile uint32_t *)word;
 }
