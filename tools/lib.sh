@@ -140,9 +140,10 @@ built()
 {
 	local log=$LOGS/$1.log n most
 
-	n=$(tail -n 1 "$log" 2> /dev/null | sed -nE 's,^\[([0-9]+)/([0-9]+)\].*,\1 of \2,p')
+	[ -f "$log" ] || return 0
+	n=$(tail -n 1 "$log" | sed -nE 's,^\[([0-9]+)/([0-9]+)\].*,\1 of \2,p')
 	if [ -z "$n" ]; then
-		n=$(grep -cE '^  [A-Z]' "$log" 2> /dev/null) || return 0
+		n=$(grep -cE '^  [A-Z]' "$log") || n=0
 		most=$(cat "$CACHE/objects-$1" 2> /dev/null) || most=2000
 		[ "$n" -ge "$most" ] || n+=" of about $most"
 	fi
