@@ -426,6 +426,8 @@ TEST_F(reports, munmap_closes_device)
 #define UNALIGNED_UC 0
 #endif
 
+typedef u64 __attribute__((aligned(1))) unaligned_u64;
+
 static int read_unaligned(void *vaddr)
 {
 	struct sigaction action = { .sa_sigaction = sigbus, .sa_flags = SA_SIGINFO }, old;
@@ -433,7 +435,7 @@ static int read_unaligned(void *vaddr)
 
 	VFIO_ASSERT_EQ(sigaction(SIGBUS, &action, &old), 0);
 	if (!sigsetjmp(on_sigbus, 1))
-		(void)*(volatile u64 __attribute__((aligned(1))) *)(vaddr + 1);
+		(void)*(volatile unaligned_u64 *)(vaddr + 1);
 	else
 		ret = sigbus_info.si_code == BUS_ADRALN ? SIGBUS : -1;
 	VFIO_ASSERT_EQ(sigaction(SIGBUS, &old, NULL), 0);
