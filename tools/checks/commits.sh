@@ -6,7 +6,7 @@
 . "${BASH_SOURCE[0]%/*}/../lib.sh"
 . "$TOP/tools/queue/lib.sh"
 
-BASE=$(tree_git rev-parse -q --verify 'base^{commit}') || die "there is no build/linux: run tools/queue/tree"
+BASE=$(tree_git rev-parse -q --verify 'base^{commit}') || die "build/linux does not exist: run tools/queue/tree"
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
 

@@ -35,9 +35,7 @@ compile_kernel()
 	[ ${#files[@]} -gt 0 ] || return 0
 	echo "in allmodconfig: ${files[*]}"
 	allmodconfig "$BASE" "${files[@]}" > "$T/before" || die "the base does not build: $(tail -n 3 "$T/before")"
-	# (Not in a pipeline, whose subshell would wait for the lock that this shell holds.)
-	allmodconfig "$COMMIT" "${files[@]}" > "$T/after" || { cat "$T/after"; exit 1; }
-	cat "$T/after"
+	allmodconfig "$COMMIT" "${files[@]}" | tee "$T/after"
 	none_new gcc_says "$T/before" "$T/after"
 	[ "$COMPILER" != gcc ] || none_new sparse_says "$T/before" "$T/after"
 	rm -rf "${WORK:?}/.more-$COMPILER"

@@ -22,8 +22,11 @@ NO_KERNEL_DOC=KERNELDOC=/dev/null
 # another check.
 at()
 {
-	exec 5> "$CHECKED/.tree.lock"
-	flock 5
+	# A subshell has the lock of its parent, and would wait for it with another descriptor.
+	if ! { : >&5; } 2> /dev/null; then
+		exec 5> "$CHECKED/.tree.lock"
+		flock 5
+	fi
 	if [ ! -e "$WORK/.git" ]; then
 		need_space 6000 "$CHECKED"
 		tree_git worktree prune
