@@ -4,7 +4,7 @@
  * crash type.
  *
  *	insmod control.ko what=abba	take two mutexes in both orders
- *	insmod control.ko what=atomic	sleep under a spinlock
+ *	insmod control.ko what=atomic	call what may sleep under a spinlock
  *	insmod control.ko what=leak	leak memory
  *	insmod control.ko what=race	increment a variable in two threads
  *	insmod control.ko what=silence	disable lockdep without a report
@@ -12,6 +12,7 @@
 #include <linux/debug_locks.h>
 #include <linux/delay.h>
 #include <linux/err.h>
+#include <linux/kernel.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -42,8 +43,12 @@ static void control_atomic(void)
 {
 	static DEFINE_SPINLOCK(lock);
 
+	/*
+	 * To really sleep here would be reported without CONFIG_DEBUG_ATOMIC_SLEEP,
+	 * too, and the guest would have to go on with a spinlock held.
+	 */
 	spin_lock(&lock);
-	msleep(1);
+	might_sleep();
 	spin_unlock(&lock);
 }
 
