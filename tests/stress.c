@@ -776,7 +776,10 @@ static void do_event(stress_test *self)
 	enum vfio_pci_bar_revocation how, reset;
 	bool low_power, wakeup, is_reset;
 
-	how = random_below(&self->random, VFIO_PCI_BAR_HOT_RESET + 1);
+	/* Without the fixes, a hot reset fails with EBUSY while others fault. */
+	int nr = VFIO_PCI_BAR_HOT_RESET + (control->nr_shared > 1);
+
+	how = random_below(&self->random, nr);
 
 	/* Any ioctl of a worker would wake the device up. */
 	if (how == VFIO_PCI_BAR_LOW_POWER_WAKEUP && control->has_device)
@@ -801,7 +804,7 @@ static void do_event(stress_test *self)
 			if (how == VFIO_PCI_BAR_MEMORY_DECODE &&
 			    random_below(&self->random, 4) == 0) {
 				reset = VFIO_PCI_BAR_PCIE_FLR +
-					random_below(&self->random, 4);
+					random_below(&self->random, nr - VFIO_PCI_BAR_PCIE_FLR);
 				vfio_pci_bars_revoke(self->device, reset);
 			}
 			set_state(control, IN_TRANSITION);
