@@ -774,10 +774,9 @@ static void do_event(stress_test *self)
 {
 	struct control *control = self->control;
 	enum vfio_pci_bar_revocation how, reset;
-	bool low_power, wakeup, is_reset;
-
 	/* Without the fixes, a hot reset fails with EBUSY while others fault. */
 	int nr = VFIO_PCI_BAR_HOT_RESET + (control->nr_shared > 1);
+	bool low_power, wakeup, is_reset;
 
 	how = random_below(&self->random, nr);
 

@@ -4,7 +4,7 @@
  * crash type.
  *
  *	insmod control.ko what=abba	take two mutexes in both orders
- *	insmod control.ko what=atomic	call what may sleep under a spinlock
+ *	insmod control.ko what=atomic	call might_sleep() under a spinlock
  *	insmod control.ko what=leak	leak memory
  *	insmod control.ko what=race	increment a variable in two threads
  *	insmod control.ko what=silence	disable lockdep without a report
@@ -44,8 +44,8 @@ static void control_atomic(void)
 	static DEFINE_SPINLOCK(lock);
 
 	/*
-	 * To really sleep here would be reported without CONFIG_DEBUG_ATOMIC_SLEEP,
-	 * too, and the guest would have to go on with a spinlock held.
+	 * A real sleep is also reported without CONFIG_DEBUG_ATOMIC_SLEEP, and the
+	 * guest would go on with a spinlock held.
 	 */
 	spin_lock(&lock);
 	might_sleep();
